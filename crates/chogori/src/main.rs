@@ -1,0 +1,3 @@
+//! The `chogori` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Held-out bits per byte, and the baselines they are compared with.

@@ -1,0 +1,1 @@
+//! Generation: the KV cache and the sampler over the training kernels.

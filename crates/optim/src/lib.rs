@@ -1,0 +1,1 @@
+//! Muon, QK-Clip, AdamW and learning-rate schedules.

@@ -1,0 +1,1 @@
+//! Arrays, the tape, and coarse differentiable operations on interchangeable kernel sets.

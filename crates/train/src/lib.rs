@@ -1,0 +1,1 @@
+//! Pre-training: recipes, the step, metrics, and exact resume.

@@ -1,0 +1,3 @@
+//! `cargo xtask ci`.
+
+fn main() {}
