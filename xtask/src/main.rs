@@ -1,3 +1,46 @@
-//! `cargo xtask ci`.
+//! The repository's own automation, in Rust so that it runs wherever the project builds.
+//!
+//! `cargo xtask ci` is everything that must hold before a change goes in; `cargo xtask tidy` is its
+//! house-style part alone, which needs no compilation and answers in a moment.
 
-fn main() {}
+mod ci;
+mod tidy;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Automation of this repository.
+
+Usage: cargo xtask <command>
+
+Commands:
+  ci      format, tidy, clippy, documentation and tests: what must hold before a change goes in
+  tidy    house style only: layers, function length, stray markers, recipes, documents
+";
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies one folder below the workspace root");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["ci"] => ci::run(root),
+        ["tidy"] => tidy::run(root),
+        ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
