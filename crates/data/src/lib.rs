@@ -1,1 +1,18 @@
 //! From a folder of files to packed, shuffled training sequences.
+//!
+//! The way of a document: a reader yields it ([`corpus`], [`registry`]), a hash of its path decides whether it is
+//! held out ([`split`]), a tokenizer that the caller brings turns it into ids that are written once and mapped into
+//! memory ever after ([`store`]), best-fit packing lays the documents into rows of one length ([`packing`]), and a
+//! keyed permutation says which row comes when ([`order`]). [`Batches`] joins the last three into what a training
+//! step asks for. Nothing here knows of tensors.
+
+mod batches;
+pub mod order;
+pub mod packing;
+pub mod split;
+pub mod stable_hash;
+pub mod store;
+
+pub use batches::{Batch, BatchShape, Batches, IGNORE};
+pub use packing::{Packing, Piece};
+pub use store::{StoreError, StoreSpec, StoreWriter, TokenStore};
