@@ -1,1 +1,3 @@
 //! Pre-training: recipes, the step, metrics, and exact resume.
+
+pub mod recipe;

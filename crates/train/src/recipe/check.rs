@@ -1,0 +1,119 @@
+//! What a pre-training recipe must satisfy beyond its types, checked before anything is started.
+
+use super::sections::{AdamW, Optimizer};
+use super::{Pretrain, RecipeError};
+
+impl Pretrain {
+    /// Refuses what cannot run, before anything is started.
+    pub fn check(&self) -> Result<(), RecipeError> {
+        self.check_data()?;
+        self.schedule.check()?;
+        self.optimizer.check()?;
+        require(
+            self.router.bias_update_speed >= 0.0,
+            "router.bias_update_speed",
+            "must not be negative",
+        )?;
+        require(
+            self.router.sequence_balance_loss >= 0.0,
+            "router.sequence_balance_loss",
+            "must not be negative",
+        )?;
+        self.check_run()
+    }
+
+    fn check_data(&self) -> Result<(), RecipeError> {
+        require(
+            self.tokenizer.path.is_some() != self.tokenizer.train.is_some(),
+            "tokenizer",
+            "give either path or [tokenizer.train], not both and not neither",
+        )?;
+        require(
+            self.data.held_out_fraction > 0.0 && self.data.held_out_fraction < 1.0,
+            "data.held_out_fraction",
+            "must lie between 0 and 1, say 0.02",
+        )?;
+        let at_least_one = [
+            ("data.max_document_bytes", self.data.max_document_bytes),
+            ("batch.sequence_length", self.batch.sequence_length as u64),
+            (
+                "batch.sequences_per_micro_batch",
+                self.batch.sequences_per_micro_batch as u64,
+            ),
+            (
+                "batch.micro_batches_per_step",
+                self.batch.micro_batches_per_step as u64,
+            ),
+            ("run.save_every_steps", self.run.save_every_steps),
+            ("run.keep_checkpoints", self.run.keep_checkpoints as u64),
+            ("run.non_finite_steps_max", self.run.non_finite_steps_max),
+        ];
+        at_least_one
+            .iter()
+            .try_for_each(|(key, value)| require(*value >= 1, key, "must be at least 1"))
+    }
+
+    fn check_run(&self) -> Result<(), RecipeError> {
+        match (self.run.steps, self.run.minutes) {
+            (Some(0), None) => Err(RecipeError::invalid("run.steps", "must be at least 1")),
+            (Some(steps), None) => self.schedule.phases(steps).map(|_| ()),
+            (None, Some(minutes)) => require(
+                minutes.is_finite() && minutes > 0.0,
+                "run.minutes",
+                "must be above 0",
+            ),
+            _ => Err(RecipeError::invalid(
+                "run",
+                "give either steps or minutes, not both and not neither (`run.minutes=` on the command line removes it)",
+            )),
+        }
+    }
+}
+
+impl Optimizer {
+    fn check(&self) -> Result<(), RecipeError> {
+        let below_one = |value: f64| (0.0..1.0).contains(&value);
+        let AdamW { beta1, beta2, .. } = self.adamw;
+        for (key, value) in [
+            ("momentum", self.momentum),
+            ("adamw.beta1", beta1),
+            ("adamw.beta2", beta2),
+        ] {
+            require(
+                below_one(value),
+                &format!("optimizer.{key}"),
+                "must be at least 0 and below 1",
+            )?;
+        }
+        for (key, value) in [
+            ("weight_decay", self.weight_decay),
+            ("gradient_clip", self.gradient_clip),
+        ] {
+            require(
+                value >= 0.0,
+                &format!("optimizer.{key}"),
+                "must not be negative",
+            )?;
+        }
+        for (key, value) in [
+            ("update_rms", self.update_rms),
+            ("qk_clip_tau", self.qk_clip_tau),
+            (
+                "adamw.learning_rate_multiplier",
+                self.adamw.learning_rate_multiplier,
+            ),
+            ("adamw.epsilon", self.adamw.epsilon),
+            ("newton_schulz_steps", self.newton_schulz_steps as f64),
+        ] {
+            require(value > 0.0, &format!("optimizer.{key}"), "must be above 0")?;
+        }
+        Ok(())
+    }
+}
+
+fn require(holds: bool, key: &str, problem: &str) -> Result<(), RecipeError> {
+    match holds {
+        true => Ok(()),
+        false => Err(RecipeError::invalid(key, problem)),
+    }
+}
