@@ -17,32 +17,13 @@ struct Step {
 
 enum Action {
     Tidy,
-    Cargo {
-        arguments: &'static [&'static str],
-        environment: &'static [(&'static str, &'static str)],
-    },
+    Cargo { arguments: &'static [&'static str], environment: &'static [(&'static str, &'static str)] },
 }
 
 const STEPS: &[Step] = &[
-    Step {
-        name: "format",
-        action: cargo(&["fmt", "--all", "--check"]),
-    },
-    Step {
-        name: "tidy",
-        action: Action::Tidy,
-    },
-    Step {
-        name: "clippy",
-        action: cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    },
+    Step { name: "format", action: cargo(&["fmt", "--all", "--check"]) },
+    Step { name: "tidy", action: Action::Tidy },
+    Step { name: "clippy", action: cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]) },
     Step {
         name: "documentation",
         action: Action::Cargo {
@@ -51,17 +32,11 @@ const STEPS: &[Step] = &[
         },
     },
     // Last, so that the totals of the test runner stand right above the summary.
-    Step {
-        name: "tests",
-        action: cargo(&["test", "--workspace"]),
-    },
+    Step { name: "tests", action: cargo(&["test", "--workspace"]) },
 ];
 
 const fn cargo(arguments: &'static [&'static str]) -> Action {
-    Action::Cargo {
-        arguments,
-        environment: &[],
-    }
+    Action::Cargo { arguments, environment: &[] }
 }
 
 /// Runs every step in order; the error names the step that failed.
@@ -83,11 +58,7 @@ pub fn run(root: &Path) -> Result<()> {
 }
 
 fn perform(action: &Action, root: &Path) -> Result<()> {
-    let Action::Cargo {
-        arguments,
-        environment,
-    } = action
-    else {
+    let Action::Cargo { arguments, environment } = action else {
         return crate::tidy::run(root);
     };
     println!("$ cargo {}", arguments.join(" "));
@@ -131,10 +102,7 @@ mod tests {
 
     #[test]
     fn a_summary_names_the_failed_step_and_what_did_not_run() {
-        let text = summary(
-            &[Duration::from_secs(1), Duration::from_millis(2500)],
-            false,
-        );
+        let text = summary(&[Duration::from_secs(1), Duration::from_millis(2500)], false);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[2], "format         ok           1.0 s");
         assert_eq!(lines[3], "tidy           FAILED       2.5 s");

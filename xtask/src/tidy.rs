@@ -38,11 +38,7 @@ pub struct Problem {
 
 impl Problem {
     fn new(path: &str, line: usize, message: impl Into<String>) -> Self {
-        Problem {
-            path: path.to_owned(),
-            line,
-            message: message.into(),
-        }
+        Problem { path: path.to_owned(), line, message: message.into() }
     }
 }
 
@@ -102,13 +98,7 @@ fn check(files: &[TextFile], exceptions: &mut Exceptions) -> Vec<Problem> {
 /// Every file that git tracks or would track, as far as it is UTF-8 text.
 fn text_files(root: &Path) -> Result<Vec<TextFile>> {
     let listing = Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)
         .output()
         .context("git cannot be started; tidy asks it which files belong to the repository")?;
@@ -124,10 +114,7 @@ fn text_files(root: &Path) -> Result<Vec<TextFile>> {
             continue;
         };
         if let Ok(text) = String::from_utf8(bytes) {
-            files.push(TextFile {
-                path: name.to_owned(),
-                text,
-            });
+            files.push(TextFile { path: name.to_owned(), text });
         }
     }
     Ok(files)

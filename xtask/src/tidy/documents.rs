@@ -9,11 +9,7 @@ pub fn check(files: &[TextFile]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for &document in DOCUMENTS {
         match files.iter().find(|file| file.path == document) {
-            None => problems.push(Problem::new(
-                document,
-                0,
-                "is missing; it is a reader's way in",
-            )),
+            None => problems.push(Problem::new(document, 0, "is missing; it is a reader's way in")),
             Some(file) => problems.extend(check_document(file, files)),
         }
     }
@@ -51,9 +47,7 @@ fn paths(line: &str) -> Vec<&str> {
         .map(|word| word.trim_end_matches(['.', ',', '/']))
         .filter(|word| {
             let folder = word.split_once('/').map(|(folder, _)| folder);
-            folder.is_some_and(|folder| {
-                ["crates", "recipes", "scripts", "xtask", ".ci"].contains(&folder)
-            })
+            folder.is_some_and(|folder| ["crates", "recipes", "scripts", "xtask", ".ci"].contains(&folder))
         })
         .filter(|word| !word.contains(['*', '{', '<', '…', '$', ',']) && !word.contains("..."))
         .collect()
@@ -64,48 +58,27 @@ mod tests {
     use super::*;
 
     fn problems(readme: &str) -> Vec<String> {
-        let names = [
-            "ARCHITECTURE.md",
-            "crates/tensor/Cargo.toml",
-            "scripts/goldens.py",
-        ];
-        let file = |path: &str, text: &str| TextFile {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        };
+        let names = ["ARCHITECTURE.md", "crates/tensor/Cargo.toml", "scripts/goldens.py"];
+        let file = |path: &str, text: &str| TextFile { path: path.to_owned(), text: text.to_owned() };
         let mut files: Vec<TextFile> = names.iter().map(|name| file(name, "`tensor`")).collect();
         files.push(file("README.md", readme));
-        check(&files)
-            .into_iter()
-            .map(|problem| problem.message)
-            .collect()
+        check(&files).into_iter().map(|problem| problem.message).collect()
     }
 
     #[test]
     fn a_document_that_keeps_up_passes() {
-        assert!(
-            problems("`tensor` holds arrays; see [it](crates/tensor/) or crates/*/src.").is_empty()
-        );
-        assert!(
-            problems("crates/tensor: made by `scripts/goldens.py`, not by recipes/<name>.")
-                .is_empty()
-        );
+        assert!(problems("`tensor` holds arrays; see [it](crates/tensor/) or crates/*/src.").is_empty());
+        assert!(problems("crates/tensor: made by `scripts/goldens.py`, not by recipes/<name>.").is_empty());
     }
 
     #[test]
     fn a_crate_that_is_not_named_fails() {
-        assert_eq!(
-            problems("Arrays."),
-            ["does not name the crate `tensor`; say what it is for"]
-        );
+        assert_eq!(problems("Arrays."), ["does not name the crate `tensor`; say what it is for"]);
     }
 
     #[test]
     fn a_path_that_does_not_exist_fails() {
-        assert_eq!(
-            problems("`tensor` and `scripts/peer.py`."),
-            ["names `scripts/peer.py`, which does not exist"]
-        );
+        assert_eq!(problems("`tensor` and `scripts/peer.py`."), ["names `scripts/peer.py`, which does not exist"]);
     }
 
     #[test]

@@ -34,8 +34,7 @@ enum Rule {
 impl Exceptions {
     /// Reads the list; a missing file, an unknown rule or an entry without a reason is an error.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
         Self::parse(&text).with_context(|| format!("in {FILE}"))
     }
 
@@ -49,9 +48,7 @@ impl Exceptions {
                 "unsafe_code" => Rule::UnsafeCode,
                 _ => bail!("`{name}` is no rule; known are long_function and unsafe_code"),
             };
-            let list = list
-                .as_array()
-                .context("write each exception as [[rule]]")?;
+            let list = list.as_array().context("write each exception as [[rule]]")?;
             for value in list {
                 entries.push(Entry::parse(rule, value)?);
             }
@@ -75,11 +72,7 @@ impl Exceptions {
         unused
             .map(|entry| {
                 let what = format!("{:?} {} {}", entry.rule, entry.file, entry.function);
-                Problem::new(
-                    FILE,
-                    0,
-                    format!("nothing needs `{}`; delete it", what.trim()),
-                )
+                Problem::new(FILE, 0, format!("nothing needs `{}`; delete it", what.trim()))
             })
             .collect()
     }
@@ -101,16 +94,8 @@ impl Entry {
             (rule == Rule::LongFunction) != function.is_empty(),
             "{file}: long_function names a `function`, unsafe_code does not"
         );
-        ensure!(
-            field("reason").split_whitespace().count() > 1,
-            "{file} {function}: an exception states its `reason`"
-        );
-        Ok(Entry {
-            rule,
-            file: file.to_owned(),
-            function: function.to_owned(),
-            used: false,
-        })
+        ensure!(field("reason").split_whitespace().count() > 1, "{file} {function}: an exception states its `reason`");
+        Ok(Entry { rule, file: file.to_owned(), function: function.to_owned(), used: false })
     }
 }
 

@@ -59,25 +59,14 @@ fn layer(name: &str) -> Option<usize> {
 /// What a manifest needs to build, by the name of the crate's folder.
 fn dependencies(manifest: &Table) -> Vec<String> {
     let targets = manifest.get("target").and_then(Value::as_table);
-    let targets = targets
-        .into_iter()
-        .flat_map(Table::values)
-        .filter_map(Value::as_table);
+    let targets = targets.into_iter().flat_map(Table::values).filter_map(Value::as_table);
     let mut names = Vec::new();
     for table in std::iter::once(manifest).chain(targets) {
         for kind in ["dependencies", "build-dependencies"] {
             let list = table.get(kind).and_then(Value::as_table);
             for (alias, value) in list.into_iter().flatten() {
-                let package = value
-                    .get("package")
-                    .and_then(Value::as_str)
-                    .unwrap_or(alias);
-                names.push(
-                    package
-                        .strip_prefix("chogori-")
-                        .unwrap_or(package)
-                        .to_owned(),
-                );
+                let package = value.get("package").and_then(Value::as_str).unwrap_or(alias);
+                names.push(package.strip_prefix("chogori-").unwrap_or(package).to_owned());
             }
         }
     }

@@ -11,8 +11,7 @@ pub fn check(source: &Source, exceptions: &mut Exceptions) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (name, line, lines) in functions(source) {
         if lines > LINES_MAX && !exceptions.allow_long_function(&source.path, name) {
-            let message =
-                format!("`{name}` has {lines} lines; split it so that each part is one thought");
+            let message = format!("`{name}` has {lines} lines; split it so that each part is one thought");
             problems.push(Problem::new(&source.path, line, message));
         }
     }
@@ -84,10 +83,7 @@ mod tests {
     fn an_exception_with_a_reason_passes() {
         let listed = "[[long_function]]\nfile = 'a.rs'\nfunction = 'story'\nreason = 'A kernel.'";
         let mut exceptions = Exceptions::parse(listed).unwrap();
-        assert_eq!(
-            check(&Source::new("a.rs", &function(99)), &mut exceptions),
-            []
-        );
+        assert_eq!(check(&Source::new("a.rs", &function(99)), &mut exceptions), []);
         assert_eq!(exceptions.unused(), []);
     }
 

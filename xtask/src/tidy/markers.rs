@@ -49,10 +49,7 @@ mod tests {
     fn markers_and_placeholders_fail() {
         check_lines("//! A.\n// TODO: more\nfn a() {}", &[2]);
         check_lines("/* a\nFIXME */", &[2]);
-        check_lines(
-            "fn a() {\n    todo!()\n}\nfn b() { unimplemented!(\"b\") }",
-            &[2, 4],
-        );
+        check_lines("fn a() {\n    todo!()\n}\nfn b() { unimplemented!(\"b\") }", &[2, 4]);
         check_lines("#[test]\n#[ignore = \"slow\"]\nfn a() {}", &[2]);
     }
 }

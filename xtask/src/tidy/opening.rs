@@ -7,9 +7,7 @@ use super::source::Source;
 pub fn check(source: &Source) -> Option<Problem> {
     let text = source.text.as_str();
     let mut rest = match text.strip_prefix("#!") {
-        Some(shebang) if !shebang.starts_with('[') => {
-            shebang.split_once('\n').map_or("", |(_, rest)| rest)
-        }
+        Some(shebang) if !shebang.starts_with('[') => shebang.split_once('\n').map_or("", |(_, rest)| rest),
         _ => text,
     };
     loop {
@@ -40,9 +38,7 @@ mod tests {
     fn good_openings() {
         assert!(passes("//! The router.\nfn a() {}"));
         assert!(passes("#![allow(x)]\n//! The router."));
-        assert!(passes(
-            "#!/usr/bin/env run\n#![allow(\n  x\n)]\n\n//! The router."
-        ));
+        assert!(passes("#!/usr/bin/env run\n#![allow(\n  x\n)]\n\n//! The router."));
     }
 
     #[test]

@@ -10,13 +10,7 @@ const NUMERIC: &[&str] = &["tensor", "model", "optim"];
 const PRINTING: &[&str] = &["chogori"];
 
 const PRINTS: &[&str] = &["println!", "eprintln!", "print!", "eprint!", "dbg!"];
-const UNSEEDED: &[&str] = &[
-    "thread_rng",
-    "rand::rng()",
-    "from_entropy",
-    "from_os_rng",
-    "getrandom",
-];
+const UNSEEDED: &[&str] = &["thread_rng", "rand::rng()", "from_entropy", "from_os_rng", "getrandom"];
 const CLOCKS: &[&str] = &["SystemTime::now", "Instant::now"];
 
 /// Finds prints, unseeded randomness and clocks where they do not belong; tests may print and measure.
@@ -24,21 +18,12 @@ pub fn check(source: &Source) -> Vec<Problem> {
     let Some(name) = source.crate_name() else {
         return Vec::new();
     };
-    let mut rules = vec![(
-        UNSEEDED,
-        "draw from a seeded generator, so that a run can be repeated",
-    )];
+    let mut rules = vec![(UNSEEDED, "draw from a seeded generator, so that a run can be repeated")];
     if !PRINTING.contains(&name) {
-        rules.push((
-            PRINTS,
-            "a library returns what it has to say; the caller prints",
-        ));
+        rules.push((PRINTS, "a library returns what it has to say; the caller prints"));
     }
     if NUMERIC.contains(&name) {
-        rules.push((
-            CLOCKS,
-            "a numeric crate reads no clock; measure in the caller",
-        ));
+        rules.push((CLOCKS, "a numeric crate reads no clock; measure in the caller"));
     }
     let mut problems = Vec::new();
     for (patterns, advice) in rules {
@@ -74,10 +59,7 @@ mod tests {
         let text = "fn a() { println!(\"loss\"); }";
         assert_eq!(count("crates/train/src/a.rs", text), 1);
         assert_eq!(count("crates/chogori/src/a.rs", text), 0);
-        assert_eq!(
-            count("crates/train/src/a.rs", "// println!(1)\nfn a() {}"),
-            0
-        );
+        assert_eq!(count("crates/train/src/a.rs", "// println!(1)\nfn a() {}"), 0);
         let in_test = format!("#[cfg(test)]\nmod tests {{ {text} }}");
         assert_eq!(count("crates/train/src/a.rs", &in_test), 0);
     }

@@ -4,19 +4,13 @@ use super::{Problem, TextFile};
 
 /// Parses each recipe.
 pub fn check(files: &[TextFile]) -> Vec<Problem> {
-    let recipes = files
-        .iter()
-        .filter(|file| file.path.starts_with("recipes/") && file.path.ends_with(".toml"));
+    let recipes = files.iter().filter(|file| file.path.starts_with("recipes/") && file.path.ends_with(".toml"));
     recipes
         .filter_map(|file| {
             let error = file.text.parse::<toml::Table>().err()?;
             let offset = error.span().map_or(0, |span| span.start);
             let line = 1 + file.text[..offset].matches('\n').count();
-            Some(Problem::new(
-                &file.path,
-                line,
-                format!("is no TOML: {}", error.message()),
-            ))
+            Some(Problem::new(&file.path, line, format!("is no TOML: {}", error.message())))
         })
         .collect()
 }

@@ -23,13 +23,7 @@ impl Source {
     pub fn new(path: &str, text: &str) -> Self {
         let (code, comments) = split(text);
         let tests = test_ranges(&code);
-        Source {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code,
-            comments,
-            tests,
-        }
+        Source { path: path.to_owned(), text: text.to_owned(), code, comments, tests }
     }
 
     /// The crate whose folder this file lies in.
@@ -39,17 +33,12 @@ impl Source {
 
     /// The line, counted from 1, that holds byte `offset`.
     pub fn line(&self, offset: usize) -> usize {
-        1 + self.text.as_bytes()[..offset]
-            .iter()
-            .filter(|&&byte| byte == b'\n')
-            .count()
+        1 + self.text.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count()
     }
 
     /// Whether the code at `offset` is compiled for tests or benches only.
     pub fn is_test(&self, offset: usize) -> bool {
-        let whole_file = ["/tests/", "/benches/", "/tests.rs"]
-            .iter()
-            .any(|part| self.path.contains(part));
+        let whole_file = ["/tests/", "/benches/", "/tests.rs"].iter().any(|part| self.path.contains(part));
         whole_file || self.tests.iter().any(|range| range.contains(&offset))
     }
 }
@@ -215,11 +204,7 @@ mod tests {
     #[test]
     fn code_and_comments_part() {
         check("let a = 1; // one {", "let a = 1;", "// one {");
-        check(
-            "a /* b /* c */ d */ e",
-            "a                   e",
-            "/* b /* c */ d */",
-        );
+        check("a /* b /* c */ d */ e", "a                   e", "/* b /* c */ d */");
         check(r#"f("}\"{ // no")"#, r#"f("          ")"#, "");
         check("g(r#\"a \" {\"#, 1)", "g(r        #, 1)", "");
         check("var\"x\"", "var\" \"", "");
@@ -244,10 +229,7 @@ mod tests {
 
     #[test]
     fn a_word_is_no_part_of_another() {
-        assert_eq!(
-            words("unsafe my_unsafe unsafely (unsafe)", "unsafe").count(),
-            2
-        );
+        assert_eq!(words("unsafe my_unsafe unsafely (unsafe)", "unsafe").count(), 2);
         assert_eq!(words("a Instant::now() b", "Instant::now").count(), 1);
         assert_eq!(words("println!() eprintln!()", "println!").count(), 1);
     }

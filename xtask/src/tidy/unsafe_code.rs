@@ -18,8 +18,7 @@ pub fn check(source: &Source, exceptions: &mut Exceptions) -> Option<Problem> {
     if at_home || exceptions.allow_unsafe_code(&source.path) {
         return None;
     }
-    let message =
-        "unsafe code outside the kernels; use a safe form, or list the file with its reason";
+    let message = "unsafe code outside the kernels; use a safe form, or list the file with its reason";
     Some(Problem::new(&source.path, source.line(offset), message))
 }
 
@@ -36,21 +35,13 @@ mod tests {
     fn kernels_and_listed_files_pass() {
         let text = "fn a() { unsafe { b() } }";
         assert!(passes("crates/tensor/src/kernels/simd.rs", text, ""));
-        assert!(passes(
-            "crates/model/src/a.rs",
-            "// unsafe\n#![deny(unsafe_code)]",
-            ""
-        ));
+        assert!(passes("crates/model/src/a.rs", "// unsafe\n#![deny(unsafe_code)]", ""));
         let listed = "[[unsafe_code]]\nfile = 'crates/model/src/a.rs'\nreason = 'Maps files.'";
         assert!(passes("crates/model/src/a.rs", text, listed));
     }
 
     #[test]
     fn other_places_fail() {
-        assert!(!passes(
-            "crates/model/src/a.rs",
-            "fn a() { unsafe { b() } }",
-            ""
-        ));
+        assert!(!passes("crates/model/src/a.rs", "fn a() { unsafe { b() } }", ""));
     }
 }

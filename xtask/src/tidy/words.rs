@@ -15,12 +15,9 @@ const MACHINE_PATHS: &[&str] = &[
 pub fn check(file: &TextFile) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (index, line) in file.text.lines().enumerate() {
-        let mut report =
-            |message: &str| problems.push(Problem::new(&file.path, index + 1, message));
+        let mut report = |message: &str| problems.push(Problem::new(&file.path, index + 1, message));
         if names_ticket(line) {
-            report(
-                "names a ticket by number; say the thing itself, the reader has no list of tickets",
-            );
+            report("names a ticket by number; say the thing itself, the reader has no list of tickets");
         }
         if names_machine_path(line) {
             report("names a path of one machine; use one below the repository or a placeholder");
@@ -54,19 +51,12 @@ mod tests {
     use super::*;
 
     fn count(text: String) -> usize {
-        check(&TextFile {
-            path: "a.md".to_owned(),
-            text,
-        })
-        .len()
+        check(&TextFile { path: "a.md".to_owned(), text }).len()
     }
 
     #[test]
     fn ordinary_words_pass() {
-        assert_eq!(
-            count("An issue that 2 readers had.\nA fetch is issued.".to_owned()),
-            0
-        );
+        assert_eq!(count("An issue that 2 readers had.\nA fetch is issued.".to_owned()), 0);
         assert_eq!(count("See crates/home/a.rs and runs/work/b.".to_owned()), 0);
     }
 
