@@ -1,0 +1,217 @@
+//! Every parameter of a model: its name, shape, kind, and the axis along which it may be split.
+//!
+//! This is the one list that allocation, counts, HF files and `inspect` all walk. It is generated from the
+//! [`Config`], layer by layer; nothing is allocated, so a model of 10^12 parameters is listed in a millisecond.
+//! In memory the experts of a layer are one stacked tensor `[E, out, in]` per projection, on disk one tensor each
+//! ([`ParameterSpec::hf_tensors`]). All matrices are `[out, in]`.
+
+use crate::config::{Attention, Config, Moe};
+
+/// One parameter as it is held in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParameterSpec {
+    /// The HF tensor name; stacked experts have it without the expert's number.
+    pub name: String,
+    /// The shape in memory, outermost axis first.
+    pub shape: Vec<usize>,
+    /// What it is.
+    pub kind: Kind,
+    /// The layer it belongs to, if any.
+    pub layer: Option<usize>,
+    /// How it may be divided among devices; `None` means that each needs a whole copy.
+    pub split: Option<Split>,
+}
+
+/// What a parameter is, as far as counts, optimizers and quantisation tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Token embedding `[vocabulary, width]`.
+    Embedding,
+    /// Output head `[vocabulary, width]`; absent if tied.
+    Head,
+    /// Gain of an RMSNorm, on the residual stream or on a latent.
+    Norm,
+    /// A projection of the attention.
+    Attention,
+    /// The router's matrix `[E, width]`.
+    Router,
+    /// The router's selection bias `[E]`: moved by balancing, never by a gradient.
+    RouterBias,
+    /// A projection of a dense layer's SwiGLU.
+    DenseMlp,
+    /// A projection of the fused shared experts.
+    SharedExperts,
+    /// A projection of all routed experts, stacked `[E, out, in]`.
+    RoutedExperts,
+}
+
+/// An axis that may be divided, in units that must stay whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The axis of the in-memory shape.
+    pub axis: usize,
+    /// What the axis enumerates.
+    pub by: SplitBy,
+    /// How many units the axis has; each covers `shape[axis] / units` entries.
+    pub units: usize,
+}
+
+/// What a divisible axis enumerates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SplitBy {
+    /// Attention heads.
+    Heads,
+    /// Routed experts.
+    Experts,
+    /// Inner units of a SwiGLU.
+    InnerWidth,
+    /// Tokens of the vocabulary.
+    Vocabulary,
+}
+
+/// How a fresh parameter is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// Normal with the config's `initializer_range`.
+    Normal,
+    /// All ones.
+    Ones,
+    /// All zeros.
+    Zeros,
+}
+
+/// Every parameter of the model, in the order embedding, layers, final norm, head.
+pub fn parameters(config: &Config) -> impl Iterator<Item = ParameterSpec> + '_ {
+    let vocabulary = |name: &str, kind| {
+        let shape = vec![config.vocab_size, config.hidden_size];
+        let split = Split { axis: 0, by: SplitBy::Vocabulary, units: config.vocab_size };
+        ParameterSpec { name: name.into(), shape, kind, layer: None, split: Some(split) }
+    };
+    let norm = ParameterSpec {
+        name: "model.norm.weight".into(),
+        shape: vec![config.hidden_size],
+        kind: Kind::Norm,
+        layer: None,
+        split: None,
+    };
+    let head = (!config.tie_word_embeddings).then(|| vocabulary("lm_head.weight", Kind::Head));
+    std::iter::once(vocabulary("model.embed_tokens.weight", Kind::Embedding))
+        .chain((0..config.num_hidden_layers).flat_map(|layer| layer_parameters(config, layer)))
+        .chain(std::iter::once(norm))
+        .chain(head)
+}
+
+/// The parameters of one layer.
+pub fn layer_parameters(config: &Config, layer: usize) -> Vec<ParameterSpec> {
+    let mut list = Listing { layer, specs: Vec::with_capacity(18) };
+    list.add("input_layernorm", &[config.hidden_size], Kind::Norm, None);
+    list.attention(&config.attention, config.hidden_size);
+    list.add("post_attention_layernorm", &[config.hidden_size], Kind::Norm, None);
+    match config.moe_in(layer) {
+        Some(moe) => list.experts(moe, config.hidden_size),
+        None => list.swiglu("mlp", config.hidden_size, config.intermediate_size, Kind::DenseMlp),
+    }
+    list.specs
+}
+
+impl ParameterSpec {
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|&axis| axis as u64).product()
+    }
+
+    /// Name and shape of each tensor that holds this parameter in HF files: one, or one per expert.
+    pub fn hf_tensors(&self) -> impl Iterator<Item = (String, &[usize])> {
+        let experts = if self.kind == Kind::RoutedExperts { self.shape[0] } else { 1 };
+        (0..experts).map(|expert| match self.kind {
+            Kind::RoutedExperts => {
+                (self.name.replacen(".experts.", &format!(".experts.{expert}."), 1), &self.shape[1..])
+            }
+            _ => (self.name.clone(), self.shape.as_slice()),
+        })
+    }
+
+    /// How a fresh one is filled.
+    pub fn init(&self) -> Init {
+        match self.kind {
+            Kind::Norm => Init::Ones,
+            Kind::RouterBias => Init::Zeros,
+            _ => Init::Normal,
+        }
+    }
+}
+
+impl Kind {
+    /// Whether gradients change it.
+    pub fn has_gradient(self) -> bool {
+        self != Self::RouterBias
+    }
+
+    /// Whether DeepSeek's FP8 files quantise it: the projections, not embedding, head, norms and router.
+    pub fn is_block_quantised(self) -> bool {
+        matches!(self, Self::Attention | Self::DenseMlp | Self::SharedExperts | Self::RoutedExperts)
+    }
+}
+
+/// Collects the parameters of one layer.
+struct Listing {
+    layer: usize,
+    specs: Vec<ParameterSpec>,
+}
+
+impl Listing {
+    fn add(&mut self, stem: &str, shape: &[usize], kind: Kind, split: Option<Split>) {
+        self.add_exact(&format!("{stem}.weight"), shape, kind, split);
+    }
+
+    fn add_exact(&mut self, tail: &str, shape: &[usize], kind: Kind, split: Option<Split>) {
+        let name = format!("model.layers.{}.{tail}", self.layer);
+        self.specs.push(ParameterSpec { name, shape: shape.to_vec(), kind, layer: Some(self.layer), split });
+    }
+
+    /// Rows of q_b are, per head, dn without position and then dr rotated; rows of kv_b are, per head, dn of the key
+    /// and then dv of the value: heads stay whole under any split.
+    fn attention(&mut self, attention: &Attention, width: usize) {
+        let heads = |axis| Some(Split { axis, by: SplitBy::Heads, units: attention.num_heads });
+        let queries = attention.num_heads * attention.qk_head_dim();
+        let keys_and_values = attention.num_heads * (attention.qk_nope_head_dim + attention.v_head_dim);
+        let values = attention.num_heads * attention.v_head_dim;
+        let latent = attention.kv_lora_rank;
+        match attention.q_lora_rank {
+            None => self.add("self_attn.q_proj", &[queries, width], Kind::Attention, heads(0)),
+            Some(rank) => {
+                self.add("self_attn.q_a_proj", &[rank, width], Kind::Attention, None);
+                self.add("self_attn.q_a_layernorm", &[rank], Kind::Norm, None);
+                self.add("self_attn.q_b_proj", &[queries, rank], Kind::Attention, heads(0));
+            }
+        }
+        let cached = attention.cached_width();
+        self.add("self_attn.kv_a_proj_with_mqa", &[cached, width], Kind::Attention, None);
+        self.add("self_attn.kv_a_layernorm", &[latent], Kind::Norm, None);
+        self.add("self_attn.kv_b_proj", &[keys_and_values, latent], Kind::Attention, heads(0));
+        self.add("self_attn.o_proj", &[width, values], Kind::Attention, heads(1));
+    }
+
+    fn experts(&mut self, moe: &Moe, width: usize) {
+        let experts = moe.n_routed_experts;
+        let inner = moe.moe_intermediate_size;
+        self.add("mlp.gate", &[experts, width], Kind::Router, None);
+        if moe.has_selection_bias() {
+            self.add_exact("mlp.gate.e_score_correction_bias", &[experts], Kind::RouterBias, None);
+        }
+        let split = Some(Split { axis: 0, by: SplitBy::Experts, units: experts });
+        self.add("mlp.experts.gate_proj", &[experts, inner, width], Kind::RoutedExperts, split);
+        self.add("mlp.experts.up_proj", &[experts, inner, width], Kind::RoutedExperts, split);
+        self.add("mlp.experts.down_proj", &[experts, width, inner], Kind::RoutedExperts, split);
+        if moe.n_shared_experts > 0 {
+            self.swiglu("mlp.shared_experts", width, moe.shared_intermediate_size(), Kind::SharedExperts);
+        }
+    }
+
+    fn swiglu(&mut self, stem: &str, width: usize, inner: usize, kind: Kind) {
+        let by_inner = |axis| Some(Split { axis, by: SplitBy::InnerWidth, units: inner });
+        self.add(&format!("{stem}.gate_proj"), &[inner, width], kind, by_inner(0));
+        self.add(&format!("{stem}.up_proj"), &[inner, width], kind, by_inner(0));
+        self.add(&format!("{stem}.down_proj"), &[width, inner], kind, by_inner(1));
+    }
+}
