@@ -1,3 +1,4 @@
 //! Pre-training: recipes, the step, metrics, and exact resume.
 
+pub mod metrics;
 pub mod recipe;

@@ -8,9 +8,7 @@ use chogori_train::recipe::{self, Corpus, Phases, Pretrain, RecipeError, Span};
 const NO_OVERRIDES: [&str; 0] = [];
 
 fn shipped(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../recipes")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes").join(name)
 }
 
 fn nano(overrides: &[&str]) -> Result<Pretrain, RecipeError> {
@@ -26,8 +24,7 @@ fn every_shipped_pretraining_recipe_loads_and_reads_back_as_itself() {
         if !path.exists() {
             continue;
         }
-        let recipe =
-            Pretrain::load(&path, &NO_OVERRIDES).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        let recipe = Pretrain::load(&path, &NO_OVERRIDES).unwrap_or_else(|e| panic!("{path:?}: {e}"));
         let resolved = recipe::to_toml(&recipe).unwrap();
         let again: Pretrain = recipe::parse(&resolved, &NO_OVERRIDES).unwrap();
         assert_eq!(recipe, again, "{path:?}");
@@ -54,42 +51,15 @@ fn mistakes_are_named_with_path_and_remedy() {
         let error = nano(&[change]).unwrap_err().to_string();
         assert_eq!(error, message, "for {change}");
     };
-    check(
-        "optimizer.wieght_decay=0.2",
-        "unknown key `optimizer.wieght_decay`: did you mean `optimizer.weight_decay`?",
-    );
-    check(
-        "optimizer.adamw.beta3=0.2",
-        "unknown key `optimizer.adamw.beta3`: did you mean `optimizer.adamw.beta1`?",
-    );
-    check(
-        "compute.gpu=true",
-        "unknown key `compute.gpu`: known here: dtype, threads",
-    );
-    check(
-        "schedul.peak=1",
-        "unknown key `schedul`: did you mean `schedule`?",
-    );
-    check(
-        "schedule.anneal.steps=3",
-        "missing key `schedule.anneal.final`: it has no default, please state it",
-    );
-    check(
-        "run.seed=",
-        "missing key `run.seed`: it has no default, please state it",
-    );
-    check(
-        "schedule.peak=high",
-        "`schedule.peak`: expected a number, found \"high\"",
-    );
-    check(
-        "run.seed=1.5",
-        "`run.seed`: expected a whole number, 0 or more, found 1.5",
-    );
-    check(
-        "run.seed=-1",
-        "`run.seed`: expected a whole number, 0 or more, found -1",
-    );
+    check("optimizer.wieght_decay=0.2", "unknown key `optimizer.wieght_decay`: did you mean `optimizer.weight_decay`?");
+    check("optimizer.adamw.beta3=0.2", "unknown key `optimizer.adamw.beta3`: did you mean `optimizer.adamw.beta1`?");
+    check("compute.gpu=true", "unknown key `compute.gpu`: known here: dtype, threads");
+    check("schedul.peak=1", "unknown key `schedul`: did you mean `schedule`?");
+    check("schedule.anneal.steps=3", "missing key `schedule.anneal.final`: it has no default, please state it");
+    check("run.seed=", "missing key `run.seed`: it has no default, please state it");
+    check("schedule.peak=high", "`schedule.peak`: expected a number, found \"high\"");
+    check("run.seed=1.5", "`run.seed`: expected a whole number, 0 or more, found 1.5");
+    check("run.seed=-1", "`run.seed`: expected a whole number, 0 or more, found -1");
     check("batch=3", "`batch`: expected a section, found 3");
     check(
         "compute.dtype=bf61",
@@ -100,26 +70,11 @@ fn mistakes_are_named_with_path_and_remedy() {
         "`schedule.warmup_steps`: expected a number of steps such as 500, or a share of the run such as \"5%\", \
          found \"101%\"",
     );
-    check(
-        "run.seed",
-        "override `run.seed`: write it as key.path=value",
-    );
-    check(
-        "run..seed=1",
-        "override `run..seed=1`: its key has an empty part",
-    );
-    check(
-        "run.seed.a=1",
-        "override `run.seed.a=1`: `run.seed` is a value, not a section",
-    );
-    check(
-        "optimizer.momentum=1.0",
-        "`optimizer.momentum`: must be at least 0 and below 1",
-    );
-    check(
-        "batch.sequence_length=0",
-        "`batch.sequence_length`: must be at least 1",
-    );
+    check("run.seed", "override `run.seed`: write it as key.path=value");
+    check("run..seed=1", "override `run..seed=1`: its key has an empty part");
+    check("run.seed.a=1", "override `run.seed.a=1`: `run.seed` is a value, not a section");
+    check("optimizer.momentum=1.0", "`optimizer.momentum`: must be at least 0 and below 1");
+    check("batch.sequence_length=0", "`batch.sequence_length`: must be at least 1");
 }
 
 #[test]
@@ -130,15 +85,9 @@ fn combinations_that_cannot_run_are_refused() {
     };
     check(&["run.steps=10"], "`run`: give either steps or minutes");
     check(&["tokenizer.path=x"], "`tokenizer`: give either path");
-    check(
-        &["run.minutes=", "run.steps=10", "schedule.warmup_steps=11"],
-        "do not fit into a run of 10 steps",
-    );
+    check(&["run.minutes=", "run.steps=10", "schedule.warmup_steps=11"], "do not fit into a run of 10 steps");
     check(&["schedule.kind=cosine"], "remove this key");
-    check(
-        &["schedule.decay_steps="],
-        "missing key `schedule.decay_steps`",
-    );
+    check(&["schedule.decay_steps="], "missing key `schedule.decay_steps`");
     check(&["model.config=no-such-file.json"], "no-such-file.json");
 }
 
@@ -167,10 +116,7 @@ fn overrides_are_toml_values_or_else_strings() {
 fn a_config_file_is_read_into_the_recipe() {
     let folder = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(shipped("nano/pretrain.toml")).unwrap();
-    let (before, after) = (
-        text.find("[model]").unwrap(),
-        text.find("[tokenizer.train]").unwrap(),
-    );
+    let (before, after) = (text.find("[model]").unwrap(), text.find("[tokenizer.train]").unwrap());
     let model = "[model]\nconfig = \"model/config.json\"\nhidden_size = 64\n";
     let recipe = [&text[..before], model, &text[after..]].concat();
     let path = folder.path().join("pretrain.toml");
@@ -191,12 +137,7 @@ fn phases_follow_each_other_and_fill_the_run() {
     let check = |total: u64, phases: [u64; 4]| {
         let [warmup, stable, decay, anneal] = phases;
         assert_eq!(phases.iter().sum::<u64>(), total);
-        let expected = Phases {
-            warmup,
-            stable,
-            decay,
-            anneal,
-        };
+        let expected = Phases { warmup, stable, decay, anneal };
         assert_eq!(recipe.schedule.phases(total).unwrap(), expected);
     };
     check(1000, [30, 570, 400, 0]);
