@@ -1,14 +1,22 @@
 //! The network family of Kimi K2: config, parameters, forward pass, and HF weights on disk.
 
+mod cache;
 pub mod config;
 mod config_check;
 mod config_fields;
 pub mod config_json;
 mod config_sections;
 pub mod counts;
+pub mod init;
 pub mod layout;
+mod mla;
+mod moe;
+mod network;
+mod positions;
 pub mod rope;
 
+pub use cache::Cache;
 pub use config::Config;
 pub use config_json::ConfigError;
 pub use layout::{Kind, ParameterSpec};
+pub use network::{Input, Model, Output};

@@ -22,6 +22,7 @@ mod weight;
 pub use device::Device;
 pub use dtype::{Bf16, DType, Element};
 pub use kernels::{AttentionShape, Balance, Dispatch, RopeLayout, RouterShape, Routes, Scoring, Segment};
+pub use ops::{ExpertWeights, Loss, Routing};
 pub use storage::{live_bytes, peak_bytes, reset_peak_bytes};
 pub use tape::{Gradients, ParamId, Tape, Var};
 pub use tensor::Tensor;

@@ -166,6 +166,13 @@ impl Tensor {
         all
     }
 
+    /// Copies `source` over the rows from `start` on.
+    pub fn write_rows(&mut self, start: usize, source: &Self) {
+        assert_eq!((&self.shape[1..], self.dtype), (&source.shape[1..], source.dtype), "write_rows: rows differ");
+        let row = self.shape[1..].iter().product::<usize>() * self.dtype.size();
+        self.bytes_mut()[start * row..][..source.size_bytes()].copy_from_slice(source.bytes());
+    }
+
     /// The same numbers in another dtype, rounded to nearest; shares the storage if nothing changes.
     pub fn to_dtype(&self, dtype: DType) -> Self {
         if dtype == self.dtype { self.clone() } else { self.device.kernels().cast(self, dtype) }

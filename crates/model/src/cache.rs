@@ -1,0 +1,81 @@
+//! Keys and values of a sequence's earlier tokens, in exact mode.
+//!
+//! It holds what the training pass computes, the up-projected keys and values and the rotated key, so that
+//! continuing a sequence gives the same bits as passing over all of it at once.
+
+use tensor::{DType, Segment, Tensor};
+
+use crate::config::Config;
+use crate::network::Model;
+
+/// One sequence's cache.
+pub struct Cache {
+    /// Per layer: `[capacity, H * (nope + value)]` and `[capacity, rope]`.
+    layers: Vec<(Tensor, Tensor)>,
+    len: usize,
+    capacity_max: usize,
+}
+
+const CAPACITY_FIRST: usize = 64;
+
+impl Cache {
+    /// An empty cache for one sequence of `model`.
+    pub fn new(model: &Model) -> Self {
+        let Config { attention, max_position_embeddings, num_hidden_layers, .. } = model.config();
+        let width = attention.num_heads * (attention.qk_nope_head_dim + attention.v_head_dim);
+        let empty = |width| Tensor::zeros(model.device(), model.compute(), &[0, width]);
+        let layer = |_| (empty(width), empty(attention.qk_rope_head_dim));
+        Self { layers: (0..*num_hidden_layers).map(layer).collect(), len: 0, capacity_max: *max_position_embeddings }
+    }
+
+    /// Number of tokens in it.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no token.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Tokens that still fit: positions end at `max_position_embeddings`.
+    pub fn room(&self) -> usize {
+        self.capacity_max - self.len
+    }
+
+    /// Forgets all but the first `len` tokens.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// The segment and positions of the next `count` tokens.
+    pub fn next(&self, count: usize) -> (Segment, Vec<u32>) {
+        let positions = (self.len..self.len + count).map(|position| position as u32).collect();
+        (Segment { query_start: 0, query_len: count, key_start: 0, key_len: self.len + count }, positions)
+    }
+
+    /// Adds a layer's new rows and returns all of its rows so far.
+    pub(crate) fn append(&mut self, layer: usize, kv: &Tensor, key_rope: &Tensor) -> (Tensor, Tensor) {
+        let end = self.len + kv.shape()[0];
+        assert!(end <= self.capacity_max, "the cache holds {} positions at most", self.capacity_max);
+        let held = &mut self.layers[layer];
+        for (store, rows) in [(&mut held.0, kv), (&mut held.1, key_rope)] {
+            if store.shape()[0] < end {
+                let capacity = end.next_power_of_two().max(CAPACITY_FIRST).min(self.capacity_max);
+                *store = grown(store, capacity, rows.dtype());
+            }
+            store.write_rows(self.len, rows);
+        }
+        (held.0.rows(0..end), held.1.rows(0..end))
+    }
+
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.len += count;
+    }
+}
+
+fn grown(store: &Tensor, capacity: usize, dtype: DType) -> Tensor {
+    let mut larger = Tensor::zeros(store.device(), dtype, &[capacity, store.shape()[1]]);
+    larger.write_rows(0, store);
+    larger
+}
