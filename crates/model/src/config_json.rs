@@ -30,7 +30,7 @@ const FIXED: [(&str, &str); 12] = [
 ];
 
 /// Keys that change nothing that we compute.
-const HARMLESS: [&str; 19] = [
+const HARMLESS: [&str; 20] = [
     "architectures",
     "auto_map",
     "aux_loss_alpha",
@@ -39,6 +39,7 @@ const HARMLESS: [&str; 19] = [
     "is_encoder_decoder",
     "output_attentions",
     "output_hidden_states",
+    "output_router_logits",
     "problem_type",
     "return_dict",
     "head_dim",

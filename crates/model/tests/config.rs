@@ -1,7 +1,7 @@
 //! Configs: presets, round trips, and one refusal per field that changes the computation.
 
-use model::config::{ModelType, PRESETS, ScoringFunc, TopkMethod};
-use model::{Config, ConfigError};
+use chogori_model::config::{ModelType, PRESETS, ScoringFunc, TopkMethod};
+use chogori_model::{Config, ConfigError};
 use serde_json::{Value, json};
 
 fn preset_json(name: &str) -> Value {

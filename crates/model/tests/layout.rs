@@ -1,7 +1,7 @@
 //! The list of parameters against published totals, and its HF names against the released files.
 
-use model::Config;
-use model::layout::{Kind, SplitBy, parameters};
+use chogori_model::Config;
+use chogori_model::layout::{Kind, SplitBy, parameters};
 
 fn preset(name: &str) -> Config {
     Config::preset(name).unwrap()
@@ -104,7 +104,7 @@ fn hf_names_and_shapes_are_those_of_the_released_files() {
 
 #[test]
 fn every_split_keeps_heads_and_experts_whole() {
-    for name in model::config::PRESETS {
+    for name in chogori_model::config::PRESETS {
         for spec in parameters(&preset(name)) {
             let Some(split) = spec.split else { continue };
             assert!(spec.shape[split.axis].is_multiple_of(split.units), "{name}: {spec:?}");
