@@ -51,10 +51,7 @@ pub struct Batch {
 impl Batch {
     /// Number of targets that are not [`IGNORE`].
     pub fn len_targets(&self) -> usize {
-        self.targets
-            .iter()
-            .filter(|&&target| target != IGNORE)
-            .count()
+        self.targets.iter().filter(|&&target| target != IGNORE).count()
     }
 }
 
@@ -73,22 +70,12 @@ impl Batches {
     /// # Errors
     /// [`StoreError::NothingToPredict`] if no document holds two tokens.
     pub fn new(store: Arc<TokenStore>, shape: BatchShape, seed: u64) -> Result<Self, StoreError> {
-        assert!(
-            shape.rows_per_step() > 0,
-            "a step needs at least one row, got {shape:?}"
-        );
+        assert!(shape.rows_per_step() > 0, "a step needs at least one row, got {shape:?}");
         let packing = Packing::best_fit(store.document_lens(), shape.sequence_length);
         if packing.rows() == 0 {
-            return Err(StoreError::NothingToPredict {
-                dir: store.dir().to_owned(),
-            });
+            return Err(StoreError::NothingToPredict { dir: store.dir().to_owned() });
         }
-        Ok(Batches {
-            store,
-            packing: Arc::new(packing),
-            shape,
-            seed,
-        })
+        Ok(Batches { store, packing: Arc::new(packing), shape, seed })
     }
 
     /// Micro-batch number `micro_batch` of step number `step`, both counted from 0.
@@ -96,17 +83,12 @@ impl Batches {
     /// # Errors
     /// [`StoreError`] if the store's file holds an id outside the vocabulary.
     pub fn batch(&self, step: u64, micro_batch: usize) -> Result<Batch, StoreError> {
-        let BatchShape {
-            rows_per_micro_batch,
-            micro_batches_per_step,
-            ..
-        } = self.shape;
+        let BatchShape { rows_per_micro_batch, micro_batches_per_step, .. } = self.shape;
         assert!(
             micro_batch < micro_batches_per_step,
             "micro-batch {micro_batch} of a step with {micro_batches_per_step} (counted from 0)"
         );
-        let first =
-            step * self.shape.rows_per_step() as u64 + (micro_batch * rows_per_micro_batch) as u64;
+        let first = step * self.shape.rows_per_step() as u64 + (micro_batch * rows_per_micro_batch) as u64;
         let samples = first..first + rows_per_micro_batch as u64;
         self.rows(samples.map(|sample| row_at(self.seed, sample, self.packing.rows())))
     }
@@ -116,10 +98,7 @@ impl Batches {
     /// # Errors
     /// [`StoreError`] if the store's file holds an id outside the vocabulary.
     pub fn rows(&self, rows: impl IntoIterator<Item = usize>) -> Result<Batch, StoreError> {
-        let mut batch = Batch {
-            sequence_length: self.shape.sequence_length,
-            ..Batch::default()
-        };
+        let mut batch = Batch { sequence_length: self.shape.sequence_length, ..Batch::default() };
         for row in rows {
             self.push_row(row, &mut batch)?;
         }
@@ -150,9 +129,7 @@ impl Batches {
         let row_end = (batch.rows + 1) * batch.sequence_length;
         for piece in self.packing.row(row) {
             // One token more than inputs: the last input's target.
-            let read = self
-                .store
-                .document_range(piece.document, piece.start..piece.start + piece.len + 1)?;
+            let read = self.store.document_range(piece.document, piece.start..piece.start + piece.len + 1)?;
             batch.tokens.extend_from_slice(&read[..piece.len]);
             batch.targets.extend_from_slice(&read[1..]);
             batch.positions.extend(0..piece.len as u32);

@@ -7,6 +7,7 @@
 //! step asks for. Nothing here knows of tensors.
 
 mod batches;
+pub mod corpus;
 pub mod order;
 pub mod packing;
 pub mod split;

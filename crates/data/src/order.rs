@@ -47,9 +47,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn epoch(seed: u64, epoch: u64, rows: usize) -> Vec<usize> {
-        (0..rows as u64)
-            .map(|i| row_at(seed, epoch * rows as u64 + i, rows))
-            .collect()
+        (0..rows as u64).map(|i| row_at(seed, epoch * rows as u64 + i, rows)).collect()
     }
 
     proptest! {
@@ -74,19 +72,13 @@ mod tests {
         // Each of 7 rows should come first in a seventh of 14,000 orders: 2000, standard deviation 41.
         let mut first = [0_i32; 7];
         (0..14_000).for_each(|seed| first[row_at(seed, 0, 7)] += 1);
-        assert!(
-            first.iter().all(|count| (count - 2000).abs() < 4 * 41),
-            "{first:?}"
-        );
+        assert!(first.iter().all(|count| (count - 2000).abs() < 4 * 41), "{first:?}");
     }
 
     #[test]
     fn neighbours_do_not_stay_together() {
         let order = epoch(3, 0, 10_000);
-        let adjacent = order
-            .windows(2)
-            .filter(|pair| pair[0].abs_diff(pair[1]) == 1)
-            .count();
+        let adjacent = order.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count();
         // A random permutation keeps two neighbouring pairs on average.
         assert!(adjacent < 12, "{adjacent}");
     }

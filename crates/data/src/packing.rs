@@ -35,10 +35,7 @@ impl Packing {
     ///
     /// A pure function of its arguments, O(n log n). Documents longer than a row are cut into full rows and a rest;
     /// documents of fewer than two tokens predict nothing and get no piece.
-    pub fn best_fit(
-        document_lens: impl IntoIterator<Item = usize>,
-        sequence_length: usize,
-    ) -> Self {
+    pub fn best_fit(document_lens: impl IntoIterator<Item = usize>, sequence_length: usize) -> Self {
         assert!(sequence_length > 0, "sequence_length must be at least 1");
         let mut pieces = cut(document_lens, sequence_length);
         // Stable, so that equal lengths keep the order of the store.
@@ -46,12 +43,7 @@ impl Packing {
         let (row_of_piece, rows) = assign(&pieces, sequence_length);
         let inputs = pieces.iter().map(|piece| piece.len as u64).sum();
         let (pieces, row_ends) = group(&pieces, &row_of_piece, rows);
-        Packing {
-            sequence_length,
-            pieces,
-            row_ends,
-            inputs,
-        }
+        Packing { sequence_length, pieces, row_ends, inputs }
     }
 
     /// Number of rows.
@@ -66,11 +58,7 @@ impl Packing {
 
     /// The pieces of one row, longest first. What they leave free at the end of the row is padding.
     pub fn row(&self, row: usize) -> &[Piece] {
-        assert!(
-            row < self.rows(),
-            "row {row} of a packing with {} rows",
-            self.rows()
-        );
+        assert!(row < self.rows(), "row {row} of a packing with {} rows", self.rows());
         let start = if row == 0 { 0 } else { self.row_ends[row - 1] };
         &self.pieces[start..self.row_ends[row]]
     }
@@ -83,11 +71,7 @@ impl Packing {
     /// Share of all positions that is padding, 0 to 1.
     pub fn padding(&self) -> f64 {
         let positions = self.rows() as u64 * self.sequence_length as u64;
-        if positions == 0 {
-            0.0
-        } else {
-            (positions - self.inputs) as f64 / positions as f64
-        }
+        if positions == 0 { 0.0 } else { (positions - self.inputs) as f64 / positions as f64 }
     }
 }
 
@@ -97,11 +81,7 @@ fn cut(document_lens: impl IntoIterator<Item = usize>, sequence_length: usize) -
     for (document, len) in document_lens.into_iter().enumerate() {
         let inputs = len.saturating_sub(1);
         for start in (0..inputs).step_by(sequence_length) {
-            pieces.push(Piece {
-                document,
-                start,
-                len: sequence_length.min(inputs - start),
-            });
+            pieces.push(Piece { document, start, len: sequence_length.min(inputs - start) });
         }
     }
     pieces
@@ -196,11 +176,7 @@ mod tests {
     fn small_cases() {
         let check = |lens: &[usize], sequence_length, rows: usize| {
             let packing = Packing::best_fit(lens.iter().copied(), sequence_length);
-            assert_eq!(
-                packing.rows(),
-                rows,
-                "{lens:?} in rows of {sequence_length}"
-            );
+            assert_eq!(packing.rows(), rows, "{lens:?} in rows of {sequence_length}");
         };
         check(&[], 8, 0);
         check(&[0, 1], 8, 0);

@@ -7,10 +7,7 @@ use crate::stable_hash::hash_64;
 ///
 /// A larger fraction holds out everything that a smaller one does.
 pub fn held_out(id: &str, fraction: f64) -> bool {
-    assert!(
-        (0.0..=1.0).contains(&fraction),
-        "held-out fraction must lie in 0..=1, got {fraction}"
-    );
+    assert!((0.0..=1.0).contains(&fraction), "held-out fraction must lie in 0..=1, got {fraction}");
     // 53 bits fill the mantissa, so the quotient is exact and 1.0 holds out everything.
     ((hash_64(id.as_bytes()) >> 11) as f64) / ((1_u64 << 53) as f64) < fraction
 }
@@ -31,29 +28,19 @@ mod tests {
         for fraction in [0.01, 0.05, 0.5] {
             // Three standard deviations of a binomial with 20,000 draws.
             let tolerance = 3.0 * (fraction * (1.0 - fraction) / 20_000.0_f64).sqrt();
-            assert!(
-                (share(fraction) - fraction).abs() < tolerance,
-                "{fraction}: {}",
-                share(fraction)
-            );
+            assert!((share(fraction) - fraction).abs() < tolerance, "{fraction}: {}", share(fraction));
         }
     }
 
     #[test]
     fn larger_fractions_contain_smaller_ones() {
         let paths = (0..2_000).map(|i| format!("file{i}.md"));
-        assert!(
-            paths
-                .filter(|p| held_out(p, 0.05))
-                .all(|p| held_out(&p, 0.1))
-        );
+        assert!(paths.filter(|p| held_out(p, 0.05)).all(|p| held_out(&p, 0.1)));
     }
 
     #[test]
     fn the_choice_is_the_same_forever() {
-        let chosen: Vec<_> = (0..60)
-            .filter(|i| held_out(&format!("src/file{i}.rs"), 0.1))
-            .collect();
+        let chosen: Vec<_> = (0..60).filter(|i| held_out(&format!("src/file{i}.rs"), 0.1)).collect();
         assert_eq!(chosen, GOLDEN);
     }
 

@@ -12,9 +12,7 @@ const PRIME_128: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
 /// FNV-1a of `bytes`, mixed so that all 64 bits depend on every byte (plain FNV leaves the upper bits of short
 /// strings that differ in their last letters almost equal).
 pub fn hash_64(bytes: &[u8]) -> u64 {
-    mix(bytes.iter().fold(OFFSET_64, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(PRIME_64)
-    }))
+    mix(bytes.iter().fold(OFFSET_64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME_64)))
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64 bits that hides all structure.
@@ -73,11 +71,8 @@ mod tests {
 
     #[test]
     fn published_fnv_vectors() {
-        let plain_64 = |text: &str| {
-            text.bytes().fold(OFFSET_64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(PRIME_64)
-            })
-        };
+        let plain_64 =
+            |text: &str| text.bytes().fold(OFFSET_64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME_64));
         assert_eq!(plain_64("a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(plain_64("foobar"), 0x8594_4171_f739_67e8);
         let mut digest = Digest::default();

@@ -51,10 +51,7 @@ impl StoreSpec {
 
     /// The first id that lies outside the vocabulary.
     fn first_outside(&self, tokens: &[u32]) -> Option<u32> {
-        tokens
-            .iter()
-            .copied()
-            .find(|&token| token as usize >= self.vocab_size)
+        tokens.iter().copied().find(|&token| token as usize >= self.vocab_size)
     }
 }
 
@@ -96,19 +93,11 @@ impl TokenStore {
     /// [`StoreError`], naming the file that is missing, cut short, too long, of another version or inconsistent.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let header = read_header(&dir.join(HEADER_FILE))?;
-        let record_bytes = header
-            .documents
-            .checked_add(1)
-            .and_then(|n| n.checked_mul(RECORD_BYTES));
+        let record_bytes = header.documents.checked_add(1).and_then(|n| n.checked_mul(RECORD_BYTES));
         let documents = map(&dir.join(DOCUMENTS_FILE), record_bytes)?;
         let token_bytes = header.tokens.checked_mul(header.spec.token_bytes());
         let tokens = map(&dir.join(TOKENS_FILE), token_bytes)?;
-        let store = TokenStore {
-            dir: dir.to_owned(),
-            header,
-            tokens,
-            documents,
-        };
+        let store = TokenStore { dir: dir.to_owned(), header, tokens, documents };
         store.check_records()?;
         Ok(store)
     }
@@ -125,9 +114,7 @@ impl TokenStore {
         if digest.to_string() == self.header.tokens_digest {
             Ok(())
         } else {
-            Err(StoreError::Altered {
-                path: self.dir.join(TOKENS_FILE),
-            })
+            Err(StoreError::Altered { path: self.dir.join(TOKENS_FILE) })
         }
     }
 
@@ -158,32 +145,15 @@ impl TokenStore {
     ///
     /// # Errors
     /// [`StoreError::TokenOutOfRange`] if the file was altered.
-    pub fn document_range(
-        &self,
-        document: usize,
-        range: Range<usize>,
-    ) -> Result<Vec<u32>, StoreError> {
+    pub fn document_range(&self, document: usize, range: Range<usize>) -> Result<Vec<u32>, StoreError> {
         let len = self.document_len(document);
-        assert!(
-            range.end <= len,
-            "tokens {range:?} of document {document}, which has {len}"
-        );
+        assert!(range.end <= len, "tokens {range:?} of document {document}, which has {len}");
         let start = self.record(document).0;
         let width = self.header.spec.token_bytes();
         let bytes = &self.tokens[(start + range.start) * width..(start + range.end) * width];
         let tokens: Vec<u32> = match width {
-            2 => bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&b| u32::from(u16::from_le_bytes(b)))
-                .collect(),
-            _ => bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&b| u32::from_le_bytes(b))
-                .collect(),
+            2 => bytes.as_chunks().0.iter().map(|&b| u32::from(u16::from_le_bytes(b))).collect(),
+            _ => bytes.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect(),
         };
         match self.header.spec.first_outside(&tokens) {
             None => Ok(tokens),
@@ -235,17 +205,12 @@ impl TokenStore {
 
     fn check_index(&self, document: usize) {
         let documents = self.len_documents();
-        assert!(
-            document < documents,
-            "document {document} of a store with {documents} (counted from 0)"
-        );
+        assert!(document < documents, "document {document} of a store with {documents} (counted from 0)");
     }
 
     /// (first token, bytes of text before) of a document, or of the end.
     fn record(&self, index: usize) -> (usize, u64) {
-        let number = |at: usize| {
-            u64::from_le_bytes(self.documents[at..at + 8].try_into().expect("eight bytes"))
-        };
+        let number = |at: usize| u64::from_le_bytes(self.documents[at..at + 8].try_into().expect("eight bytes"));
         let at = index * RECORD_BYTES;
         (number(at) as usize, number(at + 8))
     }
@@ -265,10 +230,7 @@ impl TokenStore {
         };
         match broken {
             None => Ok(()),
-            Some(record) => Err(StoreError::Offsets {
-                path: self.dir.join(DOCUMENTS_FILE),
-                record,
-            }),
+            Some(record) => Err(StoreError::Offsets { path: self.dir.join(DOCUMENTS_FILE), record }),
         }
     }
 }
@@ -281,36 +243,22 @@ fn read_header(path: &Path) -> Result<Header, StoreError> {
         }
         StoreError::io(path)(source)
     })?;
-    let malformed = |source| StoreError::Header {
-        path: path.to_owned(),
-        source,
-    };
+    let malformed = |source| StoreError::Header { path: path.to_owned(), source };
     let HeaderVersion { format_version } = serde_json::from_str(&text).map_err(malformed)?;
     if format_version != FORMAT_VERSION {
-        return Err(StoreError::Version {
-            path: path.to_owned(),
-            found: format_version,
-            supported: FORMAT_VERSION,
-        });
+        return Err(StoreError::Version { path: path.to_owned(), found: format_version, supported: FORMAT_VERSION });
     }
     serde_json::from_str(&text).map_err(malformed)
 }
 
 /// Maps a file that must have exactly `expected` bytes (`None`: a size that no file can have).
-#[expect(
-    unsafe_code,
-    reason = "a memory map is only sound while nobody changes the file"
-)]
+#[expect(unsafe_code, reason = "a memory map is only sound while nobody changes the file")]
 fn map(path: &Path, expected: Option<usize>) -> Result<Mmap, StoreError> {
     let file = File::open(path).map_err(StoreError::io(path))?;
     let found = file.metadata().map_err(StoreError::io(path))?.len();
     if expected.map(|n| n as u64) != Some(found) {
         let expected = expected.map_or(u64::MAX, |n| n as u64);
-        return Err(StoreError::Size {
-            path: path.to_owned(),
-            expected,
-            found,
-        });
+        return Err(StoreError::Size { path: path.to_owned(), expected, found });
     }
     // SAFETY: stores are written to the side and renamed, and never changed afterwards; every access checks bounds.
     // A program that overwrites the file meanwhile can make reads return other numbers, which are checked on reading.

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chogori_data::stable_hash::mix;
-use chogori_data::{
-    Batch, BatchShape, Batches, IGNORE, StoreError, StoreSpec, StoreWriter, TokenStore,
-};
+use chogori_data::{Batch, BatchShape, Batches, IGNORE, StoreError, StoreSpec, StoreWriter, TokenStore};
 
 const BEGIN: u32 = 0;
 const END: u32 = 1;
@@ -15,12 +13,7 @@ const END: u32 = 1;
 fn store(lens: &[usize]) -> (tempfile::TempDir, Arc<TokenStore>) {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("store");
-    let spec = StoreSpec {
-        vocab_size: 200_000,
-        begin: Some(BEGIN),
-        end: END,
-        tokenizer_digest: String::new(),
-    };
+    let spec = StoreSpec { vocab_size: 200_000, begin: Some(BEGIN), end: END, tokenizer_digest: String::new() };
     let mut writer = StoreWriter::create(&dir, spec).unwrap();
     for (d, &len) in lens.iter().enumerate() {
         let tokens: Vec<u32> = (0..len).map(|k| (2 + 1000 * d + k) as u32).collect();
@@ -35,11 +28,7 @@ fn lens() -> Vec<usize> {
 }
 
 fn batches(store: &Arc<TokenStore>, rows: usize, micro: usize, seed: u64) -> Batches {
-    let shape = BatchShape {
-        sequence_length: 64,
-        rows_per_micro_batch: rows,
-        micro_batches_per_step: micro,
-    };
+    let shape = BatchShape { sequence_length: 64, rows_per_micro_batch: rows, micro_batches_per_step: micro };
     Batches::new(store.clone(), shape, seed).unwrap()
 }
 
@@ -52,16 +41,8 @@ fn count_pairs(batch: &Batch, pairs: &mut BTreeMap<(u32, u32), usize>) {
     assert_eq!(batch.segments.iter().sum::<usize>(), positions);
     let mut at = 0;
     for &segment in &batch.segments {
-        assert!(
-            at / 64 == (at + segment - 1) / 64,
-            "a segment reaches across a row"
-        );
-        assert!(
-            batch.positions[at..at + segment]
-                .iter()
-                .copied()
-                .eq(0..segment as u32)
-        );
+        assert!(at / 64 == (at + segment - 1) / 64, "a segment reaches across a row");
+        assert!(batch.positions[at..at + segment].iter().copied().eq(0..segment as u32));
         let targets = &batch.targets[at..at + segment];
         if targets[0] == IGNORE {
             assert!(targets.iter().all(|&t| t == IGNORE));
@@ -69,10 +50,7 @@ fn count_pairs(batch: &Batch, pairs: &mut BTreeMap<(u32, u32), usize>) {
             // Inside a segment each target is the next input.
             assert_eq!(targets[..segment - 1], batch.tokens[at + 1..at + segment]);
             let inputs = &batch.tokens[at..at + segment];
-            inputs
-                .iter()
-                .zip(targets)
-                .for_each(|(&i, &t)| *pairs.entry((i, t)).or_default() += 1);
+            inputs.iter().zip(targets).for_each(|(&i, &t)| *pairs.entry((i, t)).or_default() += 1);
         }
         at += segment;
     }
@@ -84,16 +62,13 @@ fn an_epoch_predicts_every_token_once() {
     let mut expected = BTreeMap::new();
     for document in store.documents() {
         let document = document.unwrap();
-        document
-            .windows(2)
-            .for_each(|pair| *expected.entry((pair[0], pair[1])).or_default() += 1);
+        document.windows(2).for_each(|pair| *expected.entry((pair[0], pair[1])).or_default() += 1);
     }
     let batches = batches(&store, 1, 1, 5);
     for epoch in 0..2 {
         let mut pairs = BTreeMap::new();
         let rows = batches.packing().rows() as u64;
-        (epoch * rows..(epoch + 1) * rows)
-            .for_each(|s| count_pairs(&batches.batch(s, 0).unwrap(), &mut pairs));
+        (epoch * rows..(epoch + 1) * rows).for_each(|s| count_pairs(&batches.batch(s, 0).unwrap(), &mut pairs));
         assert_eq!(pairs, expected);
     }
 }
@@ -104,8 +79,7 @@ fn the_same_samples_however_a_step_is_cut() {
     let tokens = |rows, micro, steps| {
         let batches = batches(&store, rows, micro, 9);
         let each = (0..steps).flat_map(|s| (0..micro).map(move |m| (s, m)));
-        each.flat_map(|(s, m)| batches.batch(s, m).unwrap().tokens)
-            .collect::<Vec<_>>()
+        each.flat_map(|(s, m)| batches.batch(s, m).unwrap().tokens).collect::<Vec<_>>()
     };
     let whole = tokens(8, 1, 12);
     assert_eq!(whole, tokens(4, 2, 12));
@@ -129,20 +103,13 @@ fn evaluation_reads_rows_in_order() {
     let batches = batches(&store, 4, 1, 1);
     let all = batches.rows(0..batches.packing().rows()).unwrap();
     assert_eq!(all.len_targets() as u64, batches.packing().inputs());
-    assert_eq!(
-        all.len_targets(),
-        store.len_tokens() - store.len_documents()
-    );
+    assert_eq!(all.len_targets(), store.len_tokens() - store.len_documents());
 }
 
 #[test]
 fn a_row_by_hand() {
     let (_folder, store) = store(&[3]);
-    let shape = BatchShape {
-        sequence_length: 6,
-        rows_per_micro_batch: 1,
-        micro_batches_per_step: 1,
-    };
+    let shape = BatchShape { sequence_length: 6, rows_per_micro_batch: 1, micro_batches_per_step: 1 };
     let batch = Batches::new(store, shape, 0).unwrap().batch(0, 0).unwrap();
     assert_eq!(batch.tokens, [BEGIN, 2, 3, 4, END, END]);
     assert_eq!(batch.targets, [2, 3, 4, END, IGNORE, IGNORE]);
@@ -154,23 +121,11 @@ fn a_row_by_hand() {
 fn nothing_to_predict_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("store");
-    let spec = StoreSpec {
-        vocab_size: 10,
-        begin: None,
-        end: 1,
-        tokenizer_digest: String::new(),
-    };
+    let spec = StoreSpec { vocab_size: 10, begin: None, end: 1, tokenizer_digest: String::new() };
     let mut writer = StoreWriter::create(&dir, spec).unwrap();
     writer.append("empty", "", &[]).unwrap();
     writer.finish().unwrap();
     let store = Arc::new(TokenStore::open(&dir).unwrap());
-    let shape = BatchShape {
-        sequence_length: 6,
-        rows_per_micro_batch: 1,
-        micro_batches_per_step: 1,
-    };
-    assert!(matches!(
-        Batches::new(store, shape, 0),
-        Err(StoreError::NothingToPredict { .. })
-    ));
+    let shape = BatchShape { sequence_length: 6, rows_per_micro_batch: 1, micro_batches_per_step: 1 };
+    assert!(matches!(Batches::new(store, shape, 0), Err(StoreError::NothingToPredict { .. })));
 }

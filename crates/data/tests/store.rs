@@ -8,12 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 fn spec(vocab_size: usize) -> StoreSpec {
-    StoreSpec {
-        vocab_size,
-        begin: Some(1),
-        end: 2,
-        tokenizer_digest: "test".into(),
-    }
+    StoreSpec { vocab_size, begin: Some(1), end: 2, tokenizer_digest: "test".into() }
 }
 
 fn write(dir: &Path, vocab_size: usize, documents: &[Vec<u32>]) -> Result<(), StoreError> {
@@ -33,10 +28,7 @@ fn example() -> (TempDir, PathBuf) {
 }
 
 fn entries(folder: &Path) -> Vec<String> {
-    fs::read_dir(folder)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect()
+    fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 proptest! {
@@ -71,11 +63,7 @@ proptest! {
 fn same_documents_same_bytes() {
     let ((_a, first), (_b, second)) = (example(), example());
     for file in ["tokens.bin", "documents.bin", "store.json"] {
-        assert_eq!(
-            fs::read(first.join(file)).unwrap(),
-            fs::read(second.join(file)).unwrap(),
-            "{file}"
-        );
+        assert_eq!(fs::read(first.join(file)).unwrap(), fs::read(second.join(file)).unwrap(), "{file}");
     }
 }
 
@@ -85,14 +73,8 @@ fn nothing_is_visible_before_the_end() {
     let dir = folder.path().join("store");
     let mut writer = StoreWriter::create(&dir, spec(100)).unwrap();
     writer.append("a", "text", &[5, 6]).unwrap();
-    assert!(matches!(
-        TokenStore::open(&dir),
-        Err(StoreError::NotAStore { .. })
-    ));
-    assert!(matches!(
-        StoreWriter::create(&dir, spec(100)),
-        Err(StoreError::InUse { .. })
-    ));
+    assert!(matches!(TokenStore::open(&dir), Err(StoreError::NotAStore { .. })));
+    assert!(matches!(StoreWriter::create(&dir, spec(100)), Err(StoreError::InUse { .. })));
     drop(writer);
     assert_eq!(entries(folder.path()), [""; 0]);
 }
@@ -106,33 +88,18 @@ fn a_killed_writer_does_not_disturb_the_next() {
     fs::write(partial.join("store.json"), "{").unwrap();
     let dir = folder.path().join("store");
     write(&dir, 100, &[vec![3]]).unwrap();
-    assert_eq!(
-        TokenStore::open(&dir).unwrap().document(0).unwrap(),
-        [1, 3, 2]
-    );
+    assert_eq!(TokenStore::open(&dir).unwrap().document(0).unwrap(), [1, 3, 2]);
     assert_eq!(entries(folder.path()), ["store"]);
 }
 
 #[test]
 fn writing_refuses_what_reading_would() {
     let (_folder, dir) = example();
-    assert!(matches!(
-        write(&dir, 100, &[vec![3]]),
-        Err(StoreError::Exists { .. })
-    ));
+    assert!(matches!(write(&dir, 100, &[vec![3]]), Err(StoreError::Exists { .. })));
     let other = dir.with_file_name("other");
-    assert!(matches!(
-        write(&other, 100, &[vec![100]]),
-        Err(StoreError::Vocabulary { token: 100, .. })
-    ));
-    assert!(matches!(
-        write(&other, 2, &[vec![0]]),
-        Err(StoreError::Vocabulary { token: 2, .. })
-    ));
-    assert!(matches!(
-        write(&other, 100, &[]),
-        Err(StoreError::Empty { .. })
-    ));
+    assert!(matches!(write(&other, 100, &[vec![100]]), Err(StoreError::Vocabulary { token: 100, .. })));
+    assert!(matches!(write(&other, 2, &[vec![0]]), Err(StoreError::Vocabulary { token: 2, .. })));
+    assert!(matches!(write(&other, 100, &[]), Err(StoreError::Empty { .. })));
     assert!(!other.exists());
 }
 
@@ -163,60 +130,18 @@ fn replace_in_header(dir: &Path, from: &str, to: &str) {
 #[test]
 fn damage_is_named() {
     // Three documents of 3, 0 and 2 tokens, each with begin and end: 11 tokens of 2 bytes, 4 records of 16 bytes.
-    check_damage(
-        |d| edit(d.join("tokens.bin"), |b| b.truncate(9)),
-        &["tokens.bin", "9 bytes", "22", "cut short"],
-    );
-    check_damage(
-        |d| edit(d.join("tokens.bin"), |b| b.push(0)),
-        &["tokens.bin", "23 bytes"],
-    );
-    check_damage(
-        |d| edit(d.join("tokens.bin"), |b| b[3] = 1),
-        &["tokens.bin", "document 0", "token 259"],
-    );
-    check_damage(
-        |d| edit(d.join("tokens.bin"), |b| b[2] = 50),
-        &["tokens.bin", "digest"],
-    );
-    check_damage(
-        |d| edit(d.join("documents.bin"), |b| b.truncate(32)),
-        &["documents.bin", "32 bytes", "64"],
-    );
-    check_damage(
-        |d| edit(d.join("documents.bin"), |b| b[16] = 200),
-        &["documents.bin", "record 1"],
-    );
-    check_damage(
-        |d| edit(d.join("documents.bin"), |b| b[0] = 1),
-        &["documents.bin", "record 0"],
-    );
-    check_damage(
-        |d| edit(d.join("documents.bin"), |b| b[55] = 9),
-        &["documents.bin", "record 3"],
-    );
-    check_damage(
-        |d| fs::remove_file(d.join("tokens.bin")).unwrap(),
-        &["tokens.bin"],
-    );
-    check_damage(
-        |d| fs::remove_file(d.join("store.json")).unwrap(),
-        &["not a token store"],
-    );
-    check_damage(
-        |d| edit(d.join("store.json"), |b| b.truncate(20)),
-        &["store.json", "not the header"],
-    );
-    check_damage(
-        |d| replace_in_header(d, "\"format_version\": 1", "\"format_version\": 2"),
-        &["version 2"],
-    );
-    check_damage(
-        |d| replace_in_header(d, "\"documents\": 3", "\"documents\": 18446744073709551615"),
-        &["64 bytes"],
-    );
-    check_damage(
-        |d| replace_in_header(d, "\"vocab_size\": 100", "\"vocab_size\": 100000"),
-        &["tokens.bin", "44"],
-    );
+    check_damage(|d| edit(d.join("tokens.bin"), |b| b.truncate(9)), &["tokens.bin", "9 bytes", "22", "cut short"]);
+    check_damage(|d| edit(d.join("tokens.bin"), |b| b.push(0)), &["tokens.bin", "23 bytes"]);
+    check_damage(|d| edit(d.join("tokens.bin"), |b| b[3] = 1), &["tokens.bin", "document 0", "token 259"]);
+    check_damage(|d| edit(d.join("tokens.bin"), |b| b[2] = 50), &["tokens.bin", "digest"]);
+    check_damage(|d| edit(d.join("documents.bin"), |b| b.truncate(32)), &["documents.bin", "32 bytes", "64"]);
+    check_damage(|d| edit(d.join("documents.bin"), |b| b[16] = 200), &["documents.bin", "record 1"]);
+    check_damage(|d| edit(d.join("documents.bin"), |b| b[0] = 1), &["documents.bin", "record 0"]);
+    check_damage(|d| edit(d.join("documents.bin"), |b| b[55] = 9), &["documents.bin", "record 3"]);
+    check_damage(|d| fs::remove_file(d.join("tokens.bin")).unwrap(), &["tokens.bin"]);
+    check_damage(|d| fs::remove_file(d.join("store.json")).unwrap(), &["not a token store"]);
+    check_damage(|d| edit(d.join("store.json"), |b| b.truncate(20)), &["store.json", "not the header"]);
+    check_damage(|d| replace_in_header(d, "\"format_version\": 1", "\"format_version\": 2"), &["version 2"]);
+    check_damage(|d| replace_in_header(d, "\"documents\": 3", "\"documents\": 18446744073709551615"), &["64 bytes"]);
+    check_damage(|d| replace_in_header(d, "\"vocab_size\": 100", "\"vocab_size\": 100000"), &["tokens.bin", "44"]);
 }

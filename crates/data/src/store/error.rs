@@ -8,67 +8,34 @@ use std::path::{Path, PathBuf};
 #[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum StoreError {
     #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error(
-        "{dir} is not a token store: it has no store.json (make one with `chogori data build`)"
-    )]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{dir} is not a token store: it has no store.json (make one with `chogori data build`)")]
     NotAStore { dir: PathBuf },
     #[error("{path} is not the header of a token store: {source}")]
-    Header {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
-    #[error(
-        "{path} has format version {found}, this program reads version {supported}: build the store again"
-    )]
-    Version {
-        path: PathBuf,
-        found: u32,
-        supported: u32,
-    },
+    Header { path: PathBuf, source: serde_json::Error },
+    #[error("{path} has format version {found}, this program reads version {supported}: build the store again")]
+    Version { path: PathBuf, found: u32, supported: u32 },
     #[error(
         "{path} has {found} bytes where store.json promises {expected}: the file was cut short or belongs to another store; build the store again"
     )]
-    Size {
-        path: PathBuf,
-        expected: u64,
-        found: u64,
-    },
-    #[error(
-        "{path}: record {record} contradicts its neighbours or store.json; build the store again"
-    )]
+    Size { path: PathBuf, expected: u64, found: u64 },
+    #[error("{path}: record {record} contradicts its neighbours or store.json; build the store again")]
     Offsets { path: PathBuf, record: usize },
     #[error(
         "{path}: document {document} holds token {token}, outside the vocabulary of {vocab_size}; the file was altered, build the store again"
     )]
-    TokenOutOfRange {
-        path: PathBuf,
-        document: usize,
-        token: u32,
-        vocab_size: usize,
-    },
-    #[error(
-        "{path} is not what was written: its digest differs from store.json; build the store again"
-    )]
+    TokenOutOfRange { path: PathBuf, document: usize, token: u32, vocab_size: usize },
+    #[error("{path} is not what was written: its digest differs from store.json; build the store again")]
     Altered { path: PathBuf },
-    #[error(
-        "the tokenizer gave token {token} for a vocabulary of {vocab_size}: vocab_size must be above every id"
-    )]
+    #[error("the tokenizer gave token {token} for a vocabulary of {vocab_size}: vocab_size must be above every id")]
     Vocabulary { token: u32, vocab_size: usize },
     #[error("{dir} exists already: remove it or choose another folder for the token store")]
     Exists { dir: PathBuf },
     #[error("{dir} is being written by another process: wait for it or choose another folder")]
     InUse { dir: PathBuf },
-    #[error(
-        "no document was written to {dir}: the corpus is empty, or everything fell to the other side of the split"
-    )]
+    #[error("no document was written to {dir}: the corpus is empty, or everything fell to the other side of the split")]
     Empty { dir: PathBuf },
-    #[error(
-        "the documents in {dir} hold nothing to predict: each has fewer than two tokens; add text to the corpus"
-    )]
+    #[error("the documents in {dir} hold nothing to predict: each has fewer than two tokens; add text to the corpus")]
     NothingToPredict { dir: PathBuf },
 }
 

@@ -5,9 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::{
-    DOCUMENTS_FILE, FORMAT_VERSION, HEADER_FILE, Header, StoreError, StoreSpec, TOKENS_FILE,
-};
+use super::{DOCUMENTS_FILE, FORMAT_VERSION, HEADER_FILE, Header, StoreError, StoreSpec, TOKENS_FILE};
 use crate::stable_hash::Digest;
 
 /// Takes documents one by one; nothing is visible at its place before [`StoreWriter::finish`].
@@ -34,9 +32,7 @@ impl StoreWriter {
         let special: Vec<u32> = spec.begin.into_iter().chain([spec.end]).collect();
         check_vocabulary(&spec, &special)?;
         if dir.exists() {
-            return Err(StoreError::Exists {
-                dir: dir.to_owned(),
-            });
+            return Err(StoreError::Exists { dir: dir.to_owned() });
         }
         let partial = partial_path(dir);
         fs::create_dir_all(&partial).map_err(StoreError::io(&partial))?;
@@ -74,24 +70,12 @@ impl StoreWriter {
     pub fn append(&mut self, id: &str, text: &str, tokens: &[u32]) -> Result<(), StoreError> {
         check_vocabulary(&self.header.spec, tokens)?;
         let (begin, end) = (self.header.spec.begin, self.header.spec.end);
-        let whole: Vec<u32> = begin
-            .into_iter()
-            .chain(tokens.iter().copied())
-            .chain([end])
-            .collect();
+        let whole: Vec<u32> = begin.into_iter().chain(tokens.iter().copied()).chain([end]).collect();
         let bytes: Vec<u8> = match self.header.spec.token_bytes() {
-            2 => whole
-                .iter()
-                .flat_map(|&token| (token as u16).to_le_bytes())
-                .collect(),
-            _ => whole
-                .iter()
-                .flat_map(|&token| token.to_le_bytes())
-                .collect(),
+            2 => whole.iter().flat_map(|&token| (token as u16).to_le_bytes()).collect(),
+            _ => whole.iter().flat_map(|&token| token.to_le_bytes()).collect(),
         };
-        self.tokens
-            .write_all(&bytes)
-            .map_err(StoreError::io(&self.partial.join(TOKENS_FILE)))?;
+        self.tokens.write_all(&bytes).map_err(StoreError::io(&self.partial.join(TOKENS_FILE)))?;
         add_tokens(&mut self.tokens_digest, &whole);
         self.corpus.add(id.as_bytes());
         self.corpus.add(text.as_bytes());
@@ -118,9 +102,7 @@ impl StoreWriter {
     /// the place meanwhile, [`StoreError::Io`]. Nothing is left behind in these cases.
     pub fn finish(mut self) -> Result<(), StoreError> {
         if self.header.documents == 0 {
-            return Err(StoreError::Empty {
-                dir: self.dir.clone(),
-            });
+            return Err(StoreError::Empty { dir: self.dir.clone() });
         }
         self.header.corpus_digest = self.corpus.to_string();
         self.header.tokens_digest = self.tokens_digest.to_string();
@@ -129,17 +111,11 @@ impl StoreWriter {
         let header_path = self.partial.join(HEADER_FILE);
         let header_file = File::create(&header_path).map_err(StoreError::io(&header_path))?;
         let mut header_writer = BufWriter::new(header_file);
-        serde_json::to_writer_pretty(&mut header_writer, &self.header).map_err(|source| {
-            StoreError::Header {
-                path: header_path.clone(),
-                source,
-            }
-        })?;
+        serde_json::to_writer_pretty(&mut header_writer, &self.header)
+            .map_err(|source| StoreError::Header { path: header_path.clone(), source })?;
         sync(&mut header_writer, &header_path)?;
         if self.dir.exists() {
-            return Err(StoreError::Exists {
-                dir: self.dir.clone(),
-            });
+            return Err(StoreError::Exists { dir: self.dir.clone() });
         }
         fs::rename(&self.partial, &self.dir).map_err(StoreError::io(&self.dir))?;
         self.finished = true;
@@ -147,12 +123,8 @@ impl StoreWriter {
     }
 
     fn write_record(&mut self) -> Result<(), StoreError> {
-        let record = [self.header.tokens as u64, self.header.text_bytes]
-            .map(u64::to_le_bytes)
-            .concat();
-        self.documents
-            .write_all(&record)
-            .map_err(StoreError::io(&self.partial.join(DOCUMENTS_FILE)))
+        let record = [self.header.tokens as u64, self.header.text_bytes].map(u64::to_le_bytes).concat();
+        self.documents.write_all(&record).map_err(StoreError::io(&self.partial.join(DOCUMENTS_FILE)))
     }
 }
 
@@ -167,18 +139,13 @@ impl Drop for StoreWriter {
 
 /// Adds ids to a digest in a form that does not depend on how wide they are stored.
 pub(super) fn add_tokens(digest: &mut Digest, tokens: &[u32]) {
-    tokens
-        .iter()
-        .for_each(|token| digest.add_raw(&token.to_le_bytes()));
+    tokens.iter().for_each(|token| digest.add_raw(&token.to_le_bytes()));
 }
 
 fn check_vocabulary(spec: &StoreSpec, tokens: &[u32]) -> Result<(), StoreError> {
     match spec.first_outside(tokens) {
         None => Ok(()),
-        Some(token) => Err(StoreError::Vocabulary {
-            token,
-            vocab_size: spec.vocab_size,
-        }),
+        Some(token) => Err(StoreError::Vocabulary { token, vocab_size: spec.vocab_size }),
     }
 }
 
@@ -190,18 +157,11 @@ fn partial_path(dir: &Path) -> PathBuf {
 
 /// Creates a file that no other process may write, and empties it only when the lock is ours.
 fn create_locked(path: &Path, dir: &Path) -> Result<File, StoreError> {
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(StoreError::io(path))?;
+    let file = File::options().write(true).create(true).truncate(false).open(path).map_err(StoreError::io(path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            return Err(StoreError::InUse {
-                dir: dir.to_owned(),
-            });
+            return Err(StoreError::InUse { dir: dir.to_owned() });
         }
         Err(TryLockError::Error(source)) => return Err(StoreError::io(path)(source)),
     }
@@ -221,9 +181,7 @@ fn sync_folder_of(dir: &Path) -> Result<(), StoreError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(parent)
-        .and_then(|folder| folder.sync_all())
-        .map_err(StoreError::io(parent))
+    File::open(parent).and_then(|folder| folder.sync_all()).map_err(StoreError::io(parent))
 }
 
 /// Other systems cannot open folders; they order the rename themselves.
