@@ -65,21 +65,25 @@ impl Isa {
 /// multiply-adds are written as `f32::mul_add` and sums go over a fixed number of lanes, so that all sets
 /// give the same bits.
 macro_rules! multiversion {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident$(<$($T:ident: $bound:path),+>)?($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)?
+        $body:block
+    ) => {
         $(#[$meta])*
-        $vis fn $name(isa: $crate::kernels::simd::Isa, $($arg: $type),*) $(-> $result)? {
+        $vis fn $name$(<$($T: $bound),+>)?(isa: $crate::kernels::simd::Isa, $($arg: $type),*) $(-> $result)? {
             #[inline(always)]
-            fn body($($arg: $type),*) $(-> $result)? $body
+            fn body$(<$($T: $bound),+>)?($($arg: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $type),*) $(-> $result)? {
+            fn avx2$(<$($T: $bound),+>)?($($arg: $type),*) $(-> $result)? {
                 body($($arg),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512($($arg: $type),*) $(-> $result)? {
+            fn avx512$(<$($T: $bound),+>)?($($arg: $type),*) $(-> $result)? {
                 body($($arg),*)
             }
 

@@ -1,5 +1,18 @@
 //! Fast CPU kernels: the same operations, vectorised, for the instruction set found at run time.
 
+mod cast;
+mod elementwise;
+mod fp8;
+mod lanes;
+mod loss;
+mod math;
+mod norm;
+mod optim;
+mod parallel;
+mod rope;
+mod routing;
+mod rows;
+mod swiglu;
 pub mod isa;
 
 use super::*;
@@ -34,39 +47,37 @@ impl Kernels for Simd {
         self.isa.name()
     }
     fn cast(&self, x: &Tensor, dtype: DType) -> Tensor {
-        self.on(Reference.cast(x, dtype))
+        cast::cast(self.isa, x, dtype)
     }
     fn add(&self, a: &Tensor, b: &Tensor, out: DType) -> Tensor {
-        self.on(Reference.add(a, b, out))
+        elementwise::add(self.isa, a, b, out)
     }
     fn add_assign(&self, x: &mut Tensor, y: &Tensor) {
-        *x = self.add(x, y, x.dtype())
+        elementwise::add_assign(self.isa, x, y)
     }
     fn scale_assign(&self, x: &mut Tensor, factor: f64) {
-        Reference.scale_assign(x, factor);
-        *x = self.on(x.clone())
+        elementwise::scale_assign(self.isa, x, factor)
     }
-    fn scale_rows(&self, x: &Tensor, f: &Tensor) -> Tensor {
-        self.on(Reference.scale_rows(x, f))
+    fn scale_rows(&self, x_RC: &Tensor, factors_R: &Tensor) -> Tensor {
+        elementwise::scale_rows(self.isa, x_RC, factors_R)
     }
     fn sum(&self, x: &Tensor) -> f64 {
-        Reference.sum(x)
+        elementwise::sum(self.isa, x, false)
     }
     fn sum_squares(&self, x: &Tensor) -> f64 {
-        Reference.sum_squares(x)
+        elementwise::sum(self.isa, x, true)
     }
-    fn columns(&self, x: &Tensor, s: usize, w: usize) -> Tensor {
-        self.on(Reference.columns(x, s, w))
+    fn columns(&self, x_TC: &Tensor, start: usize, width: usize) -> Tensor {
+        rows::columns(self.isa, x_TC, start, width)
     }
-    fn concat_columns(&self, p: &[&Tensor]) -> Tensor {
-        self.on(Reference.concat_columns(p))
+    fn concat_columns(&self, parts: &[&Tensor]) -> Tensor {
+        rows::concat_columns(self.isa, parts)
     }
-    fn gather_rows(&self, x: &Tensor, r: &Tensor, d: usize) -> Tensor {
-        self.on(Reference.gather_rows(x, r, d))
+    fn gather_rows(&self, x_TC: &Tensor, rows_R: &Tensor, divisor: usize) -> Tensor {
+        rows::gather_rows(self.isa, x_TC, rows_R, divisor)
     }
-    fn scatter_add_rows(&self, dy: &Tensor, ids: &Tensor, into: &mut Tensor) {
-        Reference.scatter_add_rows(dy, ids, into);
-        *into = self.on(into.clone())
+    fn scatter_add_rows(&self, dy_TD: &Tensor, ids_T: &Tensor, into_VD: &mut Tensor) {
+        rows::scatter_add_rows(self.isa, dy_TD, ids_T, into_VD)
     }
     fn pack(&self, w: &Tensor, f: Form, d: DType) -> Packed {
         Reference.pack(w, f, d)
@@ -78,22 +89,20 @@ impl Kernels for Simd {
         Reference.weight_grad(dy, x, o, into, acc);
         *into = self.on(into.clone())
     }
-    fn rms_norm(&self, x: &Tensor, g: &Tensor, eps: f64, out: DType) -> Tensor {
-        self.on(Reference.rms_norm(x, g, eps, out))
+    fn rms_norm(&self, x_TD: &Tensor, gain_D: &Tensor, eps: f64, out: DType) -> Tensor {
+        norm::rms_norm(self.isa, x_TD, gain_D, eps, out)
     }
-    fn rms_norm_grad(&self, x: &Tensor, g: &Tensor, dy: &Tensor, eps: f64) -> (Tensor, Tensor) {
-        let (a, b) = Reference.rms_norm_grad(x, g, dy, eps);
-        (self.on(a), self.on(b))
+    fn rms_norm_grad(&self, x_TD: &Tensor, gain_D: &Tensor, dy_TD: &Tensor, eps: f64) -> (Tensor, Tensor) {
+        norm::rms_norm_grad(self.isa, x_TD, gain_D, dy_TD, eps)
     }
-    fn rope(&self, x: &Tensor, l: RopeLayout, t: &Tensor, p: &Tensor, inv: bool) -> Tensor {
-        self.on(Reference.rope(x, l, t, p, inv))
+    fn rope(&self, x_TC: &Tensor, layout: RopeLayout, table: &Tensor, positions_T: &Tensor, inverse: bool) -> Tensor {
+        rope::rope(self.isa, x_TC, layout, table, positions_T, inverse)
     }
-    fn swiglu(&self, g: &Tensor, u: &Tensor) -> Tensor {
-        self.on(Reference.swiglu(g, u))
+    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Tensor {
+        swiglu::swiglu(self.isa, gate, up)
     }
-    fn swiglu_grad(&self, g: &Tensor, u: &Tensor, dy: &Tensor) -> (Tensor, Tensor) {
-        let (a, b) = Reference.swiglu_grad(g, u, dy);
-        (self.on(a), self.on(b))
+    fn swiglu_grad(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor) {
+        swiglu::swiglu_grad(self.isa, gate, up, dy)
     }
     fn attention(&self, q: &Tensor, kv: &Tensor, kr: &Tensor, s: &AttentionShape, seg: &[Segment]) -> AttentionOutput {
         let o = Reference.attention(q, kv, kr, s, seg);
@@ -114,54 +123,49 @@ impl Kernels for Simd {
         let (a, b, c) = Reference.attention_grad(i, o, d, s, seg);
         (self.on(a), self.on(b), self.on(c))
     }
-    fn route(&self, l: &Tensor, b: &Tensor, s: &RouterShape) -> Routes {
-        let r = Reference.route(l, b, s);
-        Routes { experts_TK: self.on(r.experts_TK), weights_TK: self.on(r.weights_TK), scores_TE: self.on(r.scores_TE) }
+    fn route(&self, logits_TE: &Tensor, bias_E: &Tensor, shape: &RouterShape) -> Routes {
+        routing::route(self.isa, logits_TE, bias_E, shape)
     }
-    fn route_grad(&self, r: &Routes, dw: &Tensor, b: Option<&Balance>, s: &RouterShape) -> Tensor {
-        self.on(Reference.route_grad(r, dw, b, s))
+    fn route_grad(
+        &self,
+        routes: &Routes,
+        dweights_TK: &Tensor,
+        balance: Option<&Balance>,
+        shape: &RouterShape,
+    ) -> Tensor {
+        routing::route_grad(self.isa, routes, dweights_TK, balance, shape)
     }
-    fn balance_loss(&self, r: &Routes, b: &Balance, s: &RouterShape) -> f64 {
-        Reference.balance_loss(r, b, s)
+    fn balance_loss(&self, routes: &Routes, balance: &Balance, shape: &RouterShape) -> f64 {
+        routing::balance_loss(self.isa, routes, balance, shape)
     }
-    fn dispatch(&self, e: &Tensor, n: usize) -> Dispatch {
-        let d = Reference.dispatch(e, n);
-        Dispatch { choice_S: self.on(d.choice_S), row_TK: self.on(d.row_TK), offsets: self.on(d.offsets) }
+    fn dispatch(&self, experts_TK: &Tensor, experts: usize) -> Dispatch {
+        routing::dispatch(self.isa, experts_TK, experts)
     }
-    fn combine(&self, r: &Tensor, d: &Dispatch, w: Option<&Tensor>) -> Tensor {
-        self.on(Reference.combine(r, d, w))
+    fn combine(&self, rows_SD: &Tensor, dispatch: &Dispatch, weights_TK: Option<&Tensor>) -> Tensor {
+        routing::combine(self.isa, rows_SD, dispatch, weights_TK)
     }
-    fn row_dot(&self, a: &Tensor, b: &Tensor) -> Tensor {
-        self.on(Reference.row_dot(a, b))
+    fn row_dot(&self, a_SC: &Tensor, b_SC: &Tensor) -> Tensor {
+        routing::row_dot(self.isa, a_SC, b_SC)
     }
-    fn cross_entropy(&self, l: &mut Tensor, t: &Tensor, f: &Tensor, grad: bool) -> Tensor {
-        let r = Reference.cross_entropy(l, t, f, grad);
-        *l = self.on(l.clone());
-        self.on(r)
+    fn cross_entropy(&self, logits_CV: &mut Tensor, targets_C: &Tensor, factors_C: &Tensor, grad: bool) -> Tensor {
+        loss::cross_entropy(self.isa, logits_CV, targets_C, factors_C, grad)
     }
-    fn adamw(&self, p: &mut Tensor, m: &mut Tensor, v: &mut Tensor, g: &Tensor, s: &AdamW) {
-        Reference.adamw(p, m, v, g, s);
-        for t in [p, m, v] {
-            *t = self.on(t.clone())
-        }
+    fn adamw(&self, param: &mut Tensor, m: &mut Tensor, v: &mut Tensor, grad: &Tensor, step: &AdamW) {
+        optim::adamw(self.isa, param, m, v, grad, step)
     }
-    fn muon_momentum(&self, m: &mut Tensor, g: &Tensor, mu: f64, n: bool) -> Tensor {
-        let r = Reference.muon_momentum(m, g, mu, n);
-        *m = self.on(m.clone());
-        self.on(r)
+    fn muon_momentum(&self, momentum: &mut Tensor, grad: &Tensor, mu: f64, nesterov: bool) -> Tensor {
+        optim::muon_momentum(self.isa, momentum, grad, mu, nesterov)
     }
     fn newton_schulz(&self, x: &Tensor, c: &[[f64; 3]], d: DType) -> Tensor {
         self.on(Reference.newton_schulz(x, c, d))
     }
-    fn decay_and_step(&self, p: &mut Tensor, u: &Tensor, k: f64, r: f64) {
-        Reference.decay_and_step(p, u, k, r);
-        *p = self.on(p.clone())
+    fn decay_and_step(&self, param: &mut Tensor, update: &Tensor, keep: f64, rate: f64) {
+        optim::decay_and_step(self.isa, param, update, keep, rate)
     }
     fn quantize_fp8(&self, x: &Tensor) -> (Tensor, Tensor) {
-        let (a, b) = Reference.quantize_fp8(x);
-        (self.on(a), self.on(b))
+        fp8::quantize_fp8(self.isa, x)
     }
-    fn dequantize_fp8(&self, c: &Tensor, s: &Tensor, out: DType) -> Tensor {
-        self.on(Reference.dequantize_fp8(c, s, out))
+    fn dequantize_fp8(&self, codes: &Tensor, scales: &Tensor, out: DType) -> Tensor {
+        fp8::dequantize_fp8(self.isa, codes, scales, out)
     }
 }

@@ -1,0 +1,107 @@
+//! Sums and scalings without structure, and the sum over a whole tensor.
+
+use super::isa::multiversion;
+use super::lanes::{Real, real};
+use super::parallel::{GRAIN, empty, for_each_item, rows_per_task};
+use crate::dtype::DType;
+use crate::kernels::simd::Isa;
+use crate::tensor::Tensor;
+
+multiversion! {
+    fn add_into<A: Real, B: Real, O: Real>(a: &[A], b: &[B], out: &mut [O]) {
+        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+            *out = O::put(a.get() + b.get());
+        }
+    }
+}
+
+multiversion! {
+    fn accumulate<A: Real, B: Real>(x: &mut [A], y: &[B]) {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x = A::put(x.get() + y.get());
+        }
+    }
+}
+
+multiversion! {
+    fn scale<A: Real>(x: &mut [A], factor: f32) {
+        x.iter_mut().for_each(|x| *x = A::put(x.get() * factor));
+    }
+}
+
+multiversion! {
+    fn scale_into<A: Real>(x: &[A], factors: &[f32], out: &mut [A]) {
+        let width = x.len() / factors.len();
+        for ((out, x), factor) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(factors) {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = A::put(x.get() * factor);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Sum of x or of x² in 16 f64 lanes.
+    fn block_sum<A: Real>(x: &[A], squared: bool) -> f64 {
+        let mut lanes = [0.0f64; 16];
+        for block in x.chunks(16) {
+            for (lane, x) in lanes.iter_mut().zip(block) {
+                let x = f64::from(x.get());
+                *lane += if squared { x * x } else { x };
+            }
+        }
+        lanes.iter().sum()
+    }
+}
+
+/// See [`crate::kernels::Kernels::add`].
+pub fn add(isa: Isa, a: &Tensor, b: &Tensor, dtype: DType) -> Tensor {
+    assert_eq!(a.shape(), b.shape(), "add: shapes differ");
+    let mut out = empty(isa, dtype, a.shape());
+    real!(a.dtype(), A => real!(b.dtype(), B => real!(dtype, O => {
+        let inputs = a.host::<A>().chunks(GRAIN).zip(b.host::<B>().chunks(GRAIN));
+        for_each_item(out.host_mut::<O>().chunks_mut(GRAIN).zip(inputs), |_, (out, (a, b))| add_into(isa, a, b, out));
+    })));
+    out
+}
+
+/// See [`crate::kernels::Kernels::add_assign`].
+pub fn add_assign(isa: Isa, x: &mut Tensor, y: &Tensor) {
+    assert_eq!(x.shape(), y.shape(), "add_assign: shapes differ");
+    real!(x.dtype(), A => real!(y.dtype(), B => {
+        let pieces = x.host_mut::<A>().chunks_mut(GRAIN).zip(y.host::<B>().chunks(GRAIN));
+        for_each_item(pieces, |_, (x, y)| accumulate(isa, x, y));
+    }));
+}
+
+/// See [`crate::kernels::Kernels::scale_assign`].
+pub fn scale_assign(isa: Isa, x: &mut Tensor, factor: f64) {
+    real!(x.dtype(), A => for_each_item(x.host_mut::<A>().chunks_mut(GRAIN), |_, x| scale(isa, x, factor as f32)));
+}
+
+/// See [`crate::kernels::Kernels::scale_rows`].
+pub fn scale_rows(isa: Isa, x_RC: &Tensor, factors_R: &Tensor) -> Tensor {
+    let [rows, width] = x_RC.dims();
+    assert_eq!(factors_R.len(), rows, "scale_rows: one factor per row");
+    let mut out = empty(isa, x_RC.dtype(), x_RC.shape());
+    if out.is_empty() {
+        return out;
+    }
+    let (factors, task_rows) = (factors_R.host::<f32>(), rows_per_task(width));
+    real!(x_RC.dtype(), A => {
+        let inputs = x_RC.host::<A>().chunks(task_rows * width).zip(factors.chunks(task_rows));
+        let pieces = out.host_mut::<A>().chunks_mut(task_rows * width).zip(inputs);
+        for_each_item(pieces, |_, (out, (x, factors))| scale_into(isa, x, factors, out));
+    });
+    out
+}
+
+/// See [`crate::kernels::Kernels::sum`] and `sum_squares`: f64 sums of blocks, then of the block sums.
+pub fn sum(isa: Isa, x: &Tensor, squared: bool) -> f64 {
+    let mut sums = vec![0.0; x.len().div_ceil(GRAIN)];
+    real!(x.dtype(), A => {
+        let pieces = sums.iter_mut().zip(x.host::<A>().chunks(GRAIN));
+        for_each_item(pieces, |_, (sum, x)| *sum = block_sum(isa, x, squared));
+    });
+    sums.iter().sum()
+}
