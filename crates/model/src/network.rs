@@ -127,7 +127,12 @@ impl Model {
             balance,
         };
         let eps = self.config.rms_norm_eps;
-        let mut output = Output { hidden_TD: tape.constant(tokens_T.clone()), max_logits: vec![], routes: vec![], balance_loss: 0.0 };
+        let mut output = Output {
+            hidden_TD: tape.constant(tokens_T.clone()),
+            max_logits: vec![],
+            routes: vec![],
+            balance_loss: 0.0,
+        };
         let mut x_TD = tape.embedding(self.weight(self.embedding), tokens_T);
         for (l, layer) in self.layers.iter().enumerate() {
             let normed_TD = tape.rms_norm(&x_TD, self.weight(layer.input_norm), eps, self.compute);
