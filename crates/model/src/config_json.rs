@@ -205,7 +205,7 @@ impl Config {
     }
 
     /// Keys in `extra` that are neither fixed nor known to be harmless.
-    pub(crate) fn unknown_keys(&self) -> impl Iterator<Item = &str> {
+    pub fn unknown_keys(&self) -> impl Iterator<Item = &str> {
         let known =
             |key: &str| HARMLESS.contains(&key) || FIXED.iter().any(|(fixed, _)| *fixed == key) || key.starts_with('_');
         self.extra.keys().map(String::as_str).filter(move |key| !known(key))
