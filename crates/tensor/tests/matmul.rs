@@ -1,8 +1,8 @@
 //! Products of every kernel set: close to the reference on odd sizes, and one arithmetic: an element's bits
 //! depend on its row and its matrix alone.
 
-use tensor::kernels::Form;
-use tensor::{DType, Device, Tensor, pool};
+use chogori_tensor::kernels::Form;
+use chogori_tensor::{DType, Device, Tensor, pool};
 
 const DTYPES: [DType; 2] = [DType::F32, DType::Bf16];
 
@@ -157,7 +157,8 @@ fn a_weight_gradient_has_the_same_bits_beside_other_groups() {
         let kernels = device.kernels();
         let grad = |rows: &[(u64, usize)], groups: &Tensor| {
             let part = |seed: u64, width| {
-                let parts: Vec<_> = rows.iter().map(|&(s, rows)| random(device, dtype, &[rows, width], s + seed)).collect();
+                let parts: Vec<_> =
+                    rows.iter().map(|&(s, rows)| random(device, dtype, &[rows, width], s + seed)).collect();
                 Tensor::concat_rows(&parts)
             };
             let mut into = Tensor::zeros(device, DType::F32, &[groups.len() - 1, n, k]);

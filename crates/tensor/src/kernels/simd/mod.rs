@@ -3,6 +3,7 @@
 mod cast;
 mod elementwise;
 mod fp8;
+mod gemm;
 mod lanes;
 mod loss;
 mod math;
@@ -80,14 +81,13 @@ impl Kernels for Simd {
         rows::scatter_add_rows(self.isa, dy_TD, ids_T, into_VD)
     }
     fn pack(&self, w: &Tensor, f: Form, d: DType) -> Packed {
-        Reference.pack(w, f, d)
+        gemm::pack(self.isa, w, f, d)
     }
     fn matmul(&self, x: &Tensor, o: Option<&Tensor>, w: &Packed, out: DType) -> Tensor {
-        self.on(Reference.matmul(x, o, w, out))
+        gemm::matmul(self.isa, x, o, w, out)
     }
     fn weight_grad(&self, dy: &Tensor, x: &Tensor, o: Option<&Tensor>, into: &mut Tensor, acc: bool) {
-        Reference.weight_grad(dy, x, o, into, acc);
-        *into = self.on(into.clone())
+        gemm::weight_grad(self.isa, dy, x, o, into, acc);
     }
     fn rms_norm(&self, x_TD: &Tensor, gain_D: &Tensor, eps: f64, out: DType) -> Tensor {
         norm::rms_norm(self.isa, x_TD, gain_D, eps, out)

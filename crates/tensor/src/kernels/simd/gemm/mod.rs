@@ -1,0 +1,137 @@
+//! Matrix products: packed weights, grouped products, and weight gradients.
+//!
+//! An element of a product is one chain of multiply-adds over ascending depth, kept in f32 and rounded once.
+//! It depends on its row and its matrix alone: blocks, threads and neighbours only decide when it is computed.
+//!
+//! [`words`] puts operands into the order of the kernels, [`panels`] does so for whole right operands,
+//! [`micro`] multiplies tiles, [`product`] cuts products into tasks.
+
+#![expect(unsafe_code, reason = "results are written by disjoint tasks")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod micro;
+mod panels;
+mod portable;
+mod product;
+mod scratch;
+mod words;
+
+use std::sync::Arc;
+
+use self::micro::Micro;
+use self::panels::{Matrix, Panels};
+use self::product::{Out, Product, compute};
+use self::words::{Numbers, Operand, Order};
+use super::isa::Isa;
+use crate::device::Device;
+use crate::dtype::{Bf16, DType};
+use crate::kernels::reference::{group_ranges, matrices};
+use crate::kernels::{Form, Packed};
+use crate::tensor::Tensor;
+
+/// Packs the matrices of `w_ENK` for products in `form` with operands in `dtype`.
+pub fn pack(isa: Isa, w_ENK: &Tensor, form: Form, dtype: DType) -> Packed {
+    let [groups, n, k] = matrices(w_ENK);
+    let (depth, width, order) = match form {
+        Form::Forward => (k, n, Order::ByLines),
+        Form::InputGrad => (n, k, Order::BySteps),
+    };
+    let numbers = Numbers::of(w_ENK);
+    let matrix = |e| Matrix { operand: Operand { numbers: numbers.from(e * n * k), stride: k, order }, depth };
+    let all: Vec<_> = (0..groups).map(matrix).collect();
+    let panels = Panels::new(isa, &Micro::of(isa, dtype), &all, width);
+    Packed { groups, depth, width, dtype, form, data: Arc::new(panels) }
+}
+
+/// Multiplies each group's rows of `x` with the group's matrix.
+pub fn matmul(isa: Isa, x: &Tensor, offsets: Option<&Tensor>, w: &Packed, out: DType) -> Tensor {
+    let [rows, depth] = x.dims();
+    assert_eq!(depth, w.depth, "matmul: x is {:?}, the weight sums over {}", x.shape(), w.depth);
+    assert_eq!(x.dtype(), w.dtype, "matmul: dtypes of x and weight");
+    let panels: &Panels = w.data.downcast_ref().expect("the weight was packed by another kernel set");
+    let mut y = Tensor::empty(device(isa), out, &[rows, w.width]);
+    let into = Base::of(&mut y);
+    let numbers = Numbers::of(x);
+    let product = |(e, (first, last)): (usize, (usize, usize))| Product {
+        left: Operand { numbers: numbers.from(first * depth), stride: depth, order: Order::ByLines },
+        rows: last - first,
+        depth,
+        columns: w.width,
+        panels: panels.of(e),
+        out: into.at(first * w.width, false),
+    };
+    let products: Vec<_> = group_ranges(offsets, w.groups, rows).into_iter().enumerate().map(product).collect();
+    // SAFETY: groups are disjoint rows of the result, which nobody else sees yet.
+    unsafe { compute(isa, &Micro::of(isa, w.dtype), &products) };
+    y
+}
+
+/// `into_e (+)= dyᵀ · x` over the rows of each group.
+pub fn weight_grad(
+    isa: Isa,
+    dy_SN: &Tensor,
+    x_SK: &Tensor,
+    offsets: Option<&Tensor>,
+    into: &mut Tensor,
+    accumulate: bool,
+) {
+    let ([rows, n], [x_rows, k]) = (dy_SN.dims(), x_SK.dims());
+    let [groups, into_n, into_k] = matrices(into);
+    assert_eq!([rows, n, k], [x_rows, into_n, into_k], "weight_grad: {dy_SN:?}, {x_SK:?} into {into:?}");
+    assert_eq!(dy_SN.dtype(), x_SK.dtype(), "weight_grad: dtypes of dy and x");
+    assert_eq!(into.dtype(), DType::F32, "weight_grad: gradients are f32");
+    let micro = Micro::of(isa, x_SK.dtype());
+    let ranges = group_ranges(offsets, groups, rows);
+    let (dy, x) = (Numbers::of(dy_SN), Numbers::of(x_SK));
+    let all: Vec<_> = ranges
+        .iter()
+        .map(|&(first, last)| Matrix {
+            operand: Operand { numbers: x.from(first * k), stride: k, order: Order::BySteps },
+            depth: last - first,
+        })
+        .collect();
+    let panels = Panels::new(isa, &micro, &all, k);
+    let target = Base::of(into);
+    let product = |(e, &(first, last)): (usize, &(usize, usize))| Product {
+        left: Operand { numbers: dy.from(first * n), stride: n, order: Order::BySteps },
+        rows: n,
+        depth: last - first,
+        columns: k,
+        panels: panels.of(e),
+        out: target.at(e * n * k, accumulate),
+    };
+    let products: Vec<_> = ranges.iter().enumerate().map(product).collect();
+    // SAFETY: groups are disjoint matrices of `into`, which is borrowed here alone.
+    unsafe { compute(isa, &micro, &products) };
+}
+
+/// The memory of a result.
+#[derive(Clone, Copy)]
+enum Base {
+    F32(*mut f32),
+    Bf16(*mut Bf16),
+}
+
+impl Base {
+    fn of(y: &mut Tensor) -> Self {
+        match y.dtype() {
+            DType::F32 => Self::F32(y.host_mut::<f32>().as_mut_ptr()),
+            DType::Bf16 => Self::Bf16(y.host_mut::<Bf16>().as_mut_ptr()),
+            other => panic!("products on this device give f32 or bf16, not {other:?}"),
+        }
+    }
+
+    fn at(self, offset: usize, accumulate: bool) -> Out {
+        match self {
+            Self::F32(at) => Out::F32 { at: at.wrapping_add(offset), accumulate },
+            Self::Bf16(at) => Out::Bf16(at.wrapping_add(offset)),
+        }
+    }
+}
+
+fn device(isa: Isa) -> Device {
+    Device::cpu_with(isa).expect("a kernel set exists only where it is supported")
+}

@@ -1,0 +1,76 @@
+//! Micro-kernels in plain Rust, 4 rows of 16 columns, which the compiler vectorises with what the target has.
+
+#![expect(unsafe_code, reason = "raw panels, as the other micro-kernels")]
+
+use super::micro::by_rows;
+
+/// Words between two steps of the left operand.
+pub const LEFT: usize = 8;
+/// Columns of a tile.
+pub const WIDTH: usize = 16;
+
+/// Multiplies one step of R rows by one step of the panel.
+#[inline(always)]
+fn step<const R: usize>(sums: &mut [[f32; WIDTH]; R], left: &[f32; LEFT], right: &[f32; WIDTH]) {
+    for r in 0..R {
+        for j in 0..WIDTH {
+            sums[r][j] = left[r].mul_add(right[j], sums[r][j]);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<const R: usize>(c: *mut f32, ldc: usize, load: bool, sum_up: impl FnOnce(&mut [[f32; WIDTH]; R])) {
+    let mut sums = [[0.0; WIDTH]; R];
+    // SAFETY: the caller's promise on the tile.
+    unsafe {
+        if load {
+            for r in 0..R {
+                sums[r] = c.add(r * ldc).cast::<[f32; WIDTH]>().read();
+            }
+        }
+        sum_up(&mut sums);
+        for r in 0..R {
+            c.add(r * ldc).cast::<[f32; WIDTH]>().write(sums[r]);
+        }
+    }
+}
+
+unsafe fn f32_tile<const R: usize>(steps: usize, a: *const u32, b: *const u32, c: *mut f32, ldc: usize, load: bool) {
+    // SAFETY: the caller's promise on panels and tile.
+    unsafe {
+        let a = std::slice::from_raw_parts(a.cast::<[f32; LEFT]>(), steps);
+        let b = std::slice::from_raw_parts(b.cast::<[f32; WIDTH]>(), steps);
+        tile::<R>(c, ldc, load, |sums| a.iter().zip(b).for_each(|(a, b)| step(sums, a, b)));
+    }
+}
+
+unsafe fn widened_tile<const R: usize>(
+    steps: usize,
+    a: *const u32,
+    b: *const u32,
+    c: *mut f32,
+    ldc: usize,
+    load: bool,
+) {
+    // SAFETY: the caller's promise on panels and tile.
+    unsafe {
+        let a = std::slice::from_raw_parts(a.cast::<[[f32; LEFT]; 2]>(), steps);
+        let b = std::slice::from_raw_parts(b.cast::<[u32; WIDTH]>(), steps);
+        tile::<R>(c, ldc, load, |sums| {
+            for (a, b) in a.iter().zip(b) {
+                step(sums, &a[0], &b.map(|pair| f32::from_bits(pair << 16)));
+                step(sums, &a[1], &b.map(|pair| f32::from_bits(pair & 0xffff_0000)));
+            }
+        });
+    }
+}
+
+by_rows! {
+    /// f32 against f32.
+    f32, f32_tile, [1 2 3 4]
+}
+by_rows! {
+    /// bf16, widened to f32.
+    widened, widened_tile, [1 2 3 4]
+}
