@@ -70,27 +70,24 @@ impl Tokenizer {
 
     /// Token ids of `text`. Names of special tokens in it are ordinary text: safe for what users write.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        let mut ids = Vec::with_capacity(text.len() / 3);
-        Encoder::new(&self.vocabulary).encode(text, &mut ids);
-        ids
+        let mut encoder = Encoder::new(&self.vocabulary, text.len());
+        encoder.encode(text);
+        encoder.finish()
     }
 
     /// Token ids of `text`, where names of special tokens stand for these tokens: only for trusted text.
     pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
-        let mut ids = Vec::with_capacity(text.len() / 3);
-        Encoder::new(&self.vocabulary).encode_with_special(text, &self.specials, &mut ids);
-        ids
+        let mut encoder = Encoder::new(&self.vocabulary, text.len());
+        encoder.encode_with_special(text, &self.specials);
+        encoder.finish()
     }
 
-    /// Token ids of any bytes. Valid UTF-8 in between is encoded as [`encode`](Self::encode) does.
+    /// Token ids of any bytes. Valid UTF-8 is encoded as [`encode`](Self::encode) does; what stands
+    /// between is not pre-tokenised.
     pub fn encode_bytes(&self, bytes: &[u8]) -> Vec<u32> {
-        let mut ids = Vec::with_capacity(bytes.len() / 3);
-        let mut encoder = Encoder::new(&self.vocabulary);
-        for chunk in bytes.utf8_chunks() {
-            encoder.encode(chunk.valid(), &mut ids);
-            encoder.encode_piece(chunk.invalid(), &mut ids);
-        }
-        ids
+        let mut encoder = Encoder::new(&self.vocabulary, bytes.len());
+        encoder.encode_bytes(bytes);
+        encoder.finish()
     }
 
     /// [`encode`](Self::encode) of each text, on at most `threads` threads; the result does not depend on their number.

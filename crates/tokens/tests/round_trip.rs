@@ -1,5 +1,7 @@
 //! What goes in comes out: bytes, text, streams, batches, and files.
 
+mod common;
+
 use chogori_tokens::{StreamDecoder, Tokenizer, TrainOptions};
 use proptest::prelude::*;
 use std::sync::LazyLock;
@@ -14,6 +16,8 @@ static SMALL: LazyLock<Tokenizer> = LazyLock::new(|| {
 });
 
 proptest! {
+    #![proptest_config(common::fixed(300))]
+
     #[test]
     fn bytes_return(bytes: Vec<u8>) {
         let ids = SMALL.encode_bytes(&bytes);
