@@ -46,11 +46,7 @@ pub enum MetricsError {
 
 fn io_error(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> MetricsError {
     let path = path.to_owned();
-    move |source| MetricsError::Io {
-        action,
-        path: path.clone(),
-        source,
-    }
+    move |source| MetricsError::Io { action, path: path.clone(), source }
 }
 
 /// Appends records to `RUN/metrics.jsonl` and their scalars to an event file in `RUN/logs`.
@@ -81,20 +77,9 @@ impl MetricsWriter {
                 (kept_bytes, last_step) = (end, step);
             }
         }
-        let lines = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(io_error("open", &path))?;
-        lines
-            .set_len(kept_bytes)
-            .map_err(io_error("shorten", &path))?;
-        Ok(MetricsWriter {
-            path,
-            lines,
-            events,
-            last_step,
-        })
+        let lines = OpenOptions::new().create(true).append(true).open(&path).map_err(io_error("open", &path))?;
+        lines.set_len(kept_bytes).map_err(io_error("shorten", &path))?;
+        Ok(MetricsWriter { path, lines, events, last_step })
     }
 
     /// Writes one line. Steps never go back; one step may have several lines (training, evaluation).
@@ -104,42 +89,30 @@ impl MetricsWriter {
     pub fn write(&mut self, record: &Record) -> Result<(), MetricsError> {
         let step = step_of(record);
         let last = self.last_step;
-        assert!(
-            step >= last,
-            "metrics of step {step} behind those of step {last}"
-        );
+        assert!(step >= last, "metrics of step {step} behind those of step {last}");
         self.last_step = step;
         let mut line = serde_json::to_vec(record).expect("a map with string keys is JSON");
         line.push(b'\n');
         // One call per line: a kill between two calls would otherwise tear lines that were complete.
-        self.lines
-            .write_all(&line)
-            .map_err(io_error("write", &self.path))?;
+        self.lines.write_all(&line).map_err(io_error("write", &self.path))?;
         self.events.append(step, record)
     }
 
     /// Waits until all lines are on the disk. Before a checkpoint counts, so that no step is missing behind it.
     pub fn sync(&mut self) -> Result<(), MetricsError> {
-        self.lines
-            .sync_data()
-            .map_err(io_error("write", &self.path))
+        self.lines.sync_data().map_err(io_error("write", &self.path))
     }
 }
 
 /// The records of a run, in order; a torn last line is left out.
-pub fn read(
-    run_dir: &Path,
-) -> Result<impl Iterator<Item = Result<Record, MetricsError>>, MetricsError> {
+pub fn read(run_dir: &Path) -> Result<impl Iterator<Item = Result<Record, MetricsError>>, MetricsError> {
     let lines = Lines::open(&metrics_path(run_dir))?;
     Ok(lines.map(|line| line.map(|(record, _)| record)))
 }
 
 /// A number with as few digits as name it (`0.1`, not `0.10000000149011612`); null if it is not finite.
 pub fn number(value: f32) -> Value {
-    let shortest: f64 = value
-        .to_string()
-        .parse()
-        .expect("a float's text is a float");
+    let shortest: f64 = value.to_string().parse().expect("a float's text is a float");
     Value::from(shortest)
 }
 
@@ -148,10 +121,7 @@ fn metrics_path(run_dir: &Path) -> PathBuf {
 }
 
 fn step_of(record: &Record) -> u64 {
-    record
-        .get("step")
-        .and_then(Value::as_u64)
-        .expect("every record has its step")
+    record.get("step").and_then(Value::as_u64).expect("every record has its step")
 }
 
 /// Complete lines of a metrics file, with the byte at which each ends.
@@ -165,12 +135,7 @@ struct Lines {
 impl Lines {
     fn open(path: &Path) -> Result<Self, MetricsError> {
         let file = File::open(path).map_err(io_error("read", path))?;
-        Ok(Lines {
-            path: path.to_owned(),
-            reader: BufReader::new(file),
-            line: 0,
-            end: 0,
-        })
+        Ok(Lines { path: path.to_owned(), reader: BufReader::new(file), line: 0, end: 0 })
     }
 
     fn next_line(&mut self) -> Result<Option<(Record, u64)>, MetricsError> {
@@ -191,18 +156,11 @@ impl Lines {
             Err(error) => error.to_string(),
         };
         // A machine that loses power can leave a last line of zeros with a line end.
-        let rest = self
-            .reader
-            .fill_buf()
-            .map_err(io_error("read", &self.path))?;
+        let rest = self.reader.fill_buf().map_err(io_error("read", &self.path))?;
         if rest.is_empty() {
             return Ok(None);
         }
-        Err(MetricsError::Corrupt {
-            path: self.path.clone(),
-            line: self.line,
-            problem,
-        })
+        Err(MetricsError::Corrupt { path: self.path.clone(), line: self.line, problem })
     }
 }
 

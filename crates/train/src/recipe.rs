@@ -18,11 +18,8 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 pub use pretrain::Pretrain;
-pub use schedule::{Anneal, DecayShape, Phases, Schedule, ScheduleKind, Span};
-pub use sections::{
-    AdamW, Algorithm, Batch, Compute, Corpus, Data, Dtype, Optimizer, Router, Run, Saved,
-    Tokenizer, TokenizerTraining,
-};
+pub use schedule::{Anneal, Phases, Schedule, ScheduleKind, Span};
+pub use sections::{Activation, Batch, Compute, Corpus, Data, Dtype, Router, Run, Tokenizer, TokenizerTraining};
 
 /// Why a recipe was refused. Keys are full dotted paths; each message tells what to change.
 #[derive(Debug, thiserror::Error)]
@@ -109,32 +106,18 @@ fn suggestion(nearest: &Option<String>, known: &[String]) -> String {
 ///
 /// A value is read as TOML (`3`, `true`, `[0.9, 0.95]`) and, where it is not TOML, as a plain string;
 /// `key=` removes the key.
-pub fn load<T: DeserializeOwned>(
-    path: &Path,
-    overrides: &[impl AsRef<str>],
-) -> Result<T, RecipeError> {
-    let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+pub fn load<T: DeserializeOwned>(path: &Path, overrides: &[impl AsRef<str>]) -> Result<T, RecipeError> {
+    let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
     parse(&text, overrides).map_err(|error| match error {
-        RecipeError::Syntax { message, .. } => RecipeError::Syntax {
-            path: path.to_owned(),
-            message,
-        },
+        RecipeError::Syntax { message, .. } => RecipeError::Syntax { path: path.to_owned(), message },
         other => other,
     })
 }
 
 /// As [`load`], from text.
-pub fn parse<T: DeserializeOwned>(
-    text: &str,
-    overrides: &[impl AsRef<str>],
-) -> Result<T, RecipeError> {
-    let mut table: Table = toml::from_str(text).map_err(|error| RecipeError::Syntax {
-        path: PathBuf::from("recipe"),
-        message: error.to_string(),
-    })?;
+pub fn parse<T: DeserializeOwned>(text: &str, overrides: &[impl AsRef<str>]) -> Result<T, RecipeError> {
+    let mut table: Table = toml::from_str(text)
+        .map_err(|error| RecipeError::Syntax { path: PathBuf::from("recipe"), message: error.to_string() })?;
     for text in overrides {
         apply(&mut table, text.as_ref())?;
     }
@@ -148,13 +131,8 @@ pub fn to_toml<T: Serialize>(recipe: &T) -> Result<String, RecipeError> {
 
 /// Sets (or removes) one dotted key.
 fn apply(table: &mut Table, text: &str) -> Result<(), RecipeError> {
-    let refuse = |problem: String| RecipeError::Override {
-        text: text.to_owned(),
-        problem,
-    };
-    let (path, value) = text
-        .split_once('=')
-        .ok_or_else(|| refuse("write it as key.path=value".into()))?;
+    let refuse = |problem: String| RecipeError::Override { text: text.to_owned(), problem };
+    let (path, value) = text.split_once('=').ok_or_else(|| refuse("write it as key.path=value".into()))?;
     let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
     if keys.iter().any(|key| key.is_empty()) {
         return Err(refuse("its key has an empty part".into()));
@@ -162,14 +140,10 @@ fn apply(table: &mut Table, text: &str) -> Result<(), RecipeError> {
     let last = keys.pop().expect("split gives at least one part");
     let mut place = table;
     for (depth, key) in keys.iter().enumerate() {
-        place = place
-            .entry(*key)
-            .or_insert_with(|| Value::Table(Table::new()))
-            .as_table_mut()
-            .ok_or_else(|| {
-                let path = keys[..=depth].join(".");
-                refuse(format!("`{path}` is a value, not a section"))
-            })?;
+        place = place.entry(*key).or_insert_with(|| Value::Table(Table::new())).as_table_mut().ok_or_else(|| {
+            let path = keys[..=depth].join(".");
+            refuse(format!("`{path}` is a value, not a section"))
+        })?;
     }
     match value.trim() {
         "" => place.remove(last),

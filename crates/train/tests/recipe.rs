@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use chogori_train::recipe::{self, Corpus, Phases, Pretrain, RecipeError, Span};
 
+use tensor::saved::{Action, Role};
+
 const NO_OVERRIDES: [&str; 0] = [];
 
 fn shipped(name: &str) -> PathBuf {
@@ -42,7 +44,9 @@ fn kimi_k2_has_the_reports_numbers() {
     assert!((tokens(phases.warmup + phases.stable) - 10.0).abs() < 1e-4);
     assert!((tokens(phases.decay) - 5.5).abs() < 1e-4);
     assert!((tokens(phases.anneal) - 0.4).abs() < 1e-4);
-    assert_eq!(recipe.optimizer.qk_clip_tau, 100.0);
+    assert_eq!(recipe.optimizer, optim::OptimizerConfig::kimi_k2());
+    let schedule = recipe.schedule.build(recipe.run.steps.unwrap()).unwrap();
+    assert_eq!(schedule, optim::Schedule::kimi_k2(optim::Shape::Linear));
 }
 
 #[test]
@@ -70,10 +74,15 @@ fn mistakes_are_named_with_path_and_remedy() {
         "`schedule.warmup_steps`: expected a number of steps such as 500, or a share of the run such as \"5%\", \
          found \"101%\"",
     );
+    check("model.num_hiden_layers=4", "unknown key `model.num_hiden_layers`: did you mean `model.num_hidden_layers`?");
+    check(
+        "activations.swiglu_inputs=fp8",
+        "unknown key `activations.swiglu_inputs`: did you mean `activations.swiglu_input`?",
+    );
     check("run.seed", "override `run.seed`: write it as key.path=value");
     check("run..seed=1", "override `run..seed=1`: its key has an empty part");
     check("run.seed.a=1", "override `run.seed.a=1`: `run.seed` is a value, not a section");
-    check("optimizer.momentum=1.0", "`optimizer.momentum`: must be at least 0 and below 1");
+    check("optimizer.momentum=1.0", "`optimizer.momentum`: 1 must be at least 0 and below 1");
     check("batch.sequence_length=0", "`batch.sequence_length`: must be at least 1");
 }
 
@@ -88,6 +97,9 @@ fn combinations_that_cannot_run_are_refused() {
     check(&["run.minutes=", "run.steps=10", "schedule.warmup_steps=11"], "do not fit into a run of 10 steps");
     check(&["schedule.kind=cosine"], "remove this key");
     check(&["schedule.decay_steps="], "missing key `schedule.decay_steps`");
+    check(&["batch.sequence_length=4096"], "exceed model.max_position_embeddings = 512");
+    check(&["model.vocab_size=300"], "4096 ids do not fit into model.vocab_size = 300");
+    check(&["model.hidden_act=gelu"], "`model`: config.json: hidden_act");
     check(&["model.config=no-such-file.json"], "no-such-file.json");
 }
 
@@ -98,15 +110,15 @@ fn overrides_are_toml_values_or_else_strings() {
         "schedule.decay_steps=",
         "schedule.peak=1",
         "model.num_hidden_layers=2",
-        "model.name=\"a = b\"",
-        "activations.swiglu=recompute",
+        "data.text_field=\"a = b\"",
+        "activations.swiglu_output=recompute",
         "data.corpus=some/folder",
     ])
     .unwrap();
     assert_eq!(recipe.schedule.peak, 1.0);
-    assert_eq!(recipe.model_config()["num_hidden_layers"], 2);
-    assert_eq!(recipe.model_config()["name"], "a = b");
-    assert_eq!(recipe.activations.len(), 2);
+    assert_eq!(recipe.model().unwrap().num_hidden_layers, 2);
+    assert_eq!(recipe.activation_policy().unwrap().action(Role::SwigluOutput), Action::Recompute);
+    assert_eq!(recipe.data.text_field, "a = b");
     // A path on the command line starts where the command was given.
     let here = std::env::current_dir().unwrap();
     assert_eq!(recipe.data.corpus, Corpus::Path(here.join("some/folder")));
@@ -118,17 +130,18 @@ fn a_config_file_is_read_into_the_recipe() {
     let text = std::fs::read_to_string(shipped("nano/pretrain.toml")).unwrap();
     let (before, after) = (text.find("[model]").unwrap(), text.find("[tokenizer.train]").unwrap());
     let model = "[model]\nconfig = \"model/config.json\"\nhidden_size = 64\n";
-    let recipe = [&text[..before], model, &text[after..]].concat();
     let path = folder.path().join("pretrain.toml");
-    std::fs::write(&path, recipe).unwrap();
+    std::fs::write(&path, [&text[..before], model, &text[after..]].concat()).unwrap();
+    let mut config = nano(&[]).unwrap().model().unwrap().to_value();
+    config["q_lora_rank"] = serde_json::Value::Null;
+    config["published_by"] = "somebody".into();
     std::fs::create_dir(folder.path().join("model")).unwrap();
-    let config = r#"{"hidden_size": 32, "q_lora_rank": null, "rope_theta": 5e4}"#;
-    std::fs::write(folder.path().join("model/config.json"), config).unwrap();
+    std::fs::write(folder.path().join("model/config.json"), config.to_string()).unwrap();
 
     let recipe = Pretrain::load(&path, &NO_OVERRIDES).unwrap();
-    assert_eq!(recipe.model.len(), 2, "{:?}", recipe.model);
-    assert_eq!(recipe.model_config()["hidden_size"], 64);
-    assert_eq!(recipe.model_config()["rope_theta"], 50000.0);
+    let model = recipe.model().unwrap();
+    assert_eq!((model.hidden_size, model.attention.q_lora_rank), (64, None));
+    assert!(!recipe.model.contains_key("published_by"));
 }
 
 #[test]

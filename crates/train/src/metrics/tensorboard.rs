@@ -52,16 +52,9 @@ impl EventFile {
 
     fn put_frame(&mut self, bytes: &[u8]) -> Result<(), MetricsError> {
         let length = (bytes.len() as u64).to_le_bytes();
-        let frame = [
-            &length[..],
-            &masked_crc32c(&length).to_le_bytes(),
-            bytes,
-            &masked_crc32c(bytes).to_le_bytes(),
-        ]
-        .concat();
-        self.file
-            .write_all(&frame)
-            .map_err(io_error("write", &self.path))
+        let frame =
+            [&length[..], &masked_crc32c(&length).to_le_bytes(), bytes, &masked_crc32c(bytes).to_le_bytes()].concat();
+        self.file.write_all(&frame).map_err(io_error("write", &self.path))
     }
 }
 
@@ -118,9 +111,7 @@ fn masked_crc32c(bytes: &[u8]) -> u32 {
 
 /// CRC-32C (Castagnoli, reflected polynomial 0x82f63b78).
 fn crc32c(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc: u32, byte| {
-        (crc >> 8) ^ CRC32C_TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize]
-    })
+    !bytes.iter().fold(!0, |crc: u32, byte| (crc >> 8) ^ CRC32C_TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize])
 }
 
 const CRC32C_TABLE: [u32; 256] = {

@@ -2,10 +2,11 @@
 //!
 //! K2 (report, section 2.5): 500 steps of warm-up to 2e-4, constant until 10T tokens, a cosine to 2e-5 over
 //! 5.5T, then annealing to 7e-6. [`Schedule::phases`] turns the section into whole steps once the length
-//! of the run is known; the rate itself is computed elsewhere.
+//! of the run is known, [`Schedule::build`] into the function of the step that the optimizer asks.
 
 use std::fmt;
 
+use optim::{Shape, Stage};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -55,8 +56,7 @@ impl Visitor<'_> for SpanVisitor {
     }
 
     fn visit_i64<E: de::Error>(self, steps: i64) -> Result<Span, E> {
-        let steps = u64::try_from(steps)
-            .map_err(|_| E::invalid_value(de::Unexpected::Signed(steps), &self))?;
+        let steps = u64::try_from(steps).map_err(|_| E::invalid_value(de::Unexpected::Signed(steps), &self))?;
         Ok(Span::Steps(steps))
     }
 
@@ -83,16 +83,6 @@ pub enum ScheduleKind {
     Cosine,
 }
 
-/// The curve between two rates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DecayShape {
-    /// Half a cosine wave.
-    Cosine,
-    /// A straight line.
-    Linear,
-}
-
 /// `[schedule]`: the learning rate over the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,14 +101,14 @@ pub struct Schedule {
     pub decay_steps: Option<Span>,
     /// Curve of that decay; K2: cosine, the default.
     #[serde(default = "cosine")]
-    pub decay_shape: DecayShape,
+    pub decay_shape: Shape,
     /// A last stage after the decay, from `final` down to its own final rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anneal: Option<Anneal>,
 }
 
-fn cosine() -> DecayShape {
-    DecayShape::Cosine
+fn cosine() -> Shape {
+    Shape::Cosine
 }
 
 /// `[schedule.anneal]`: the last steps of the run (they count in `run.steps`).
@@ -131,7 +121,7 @@ pub struct Anneal {
     #[serde(rename = "final")]
     pub final_rate: f64,
     /// The curve; the K2 report does not say.
-    pub shape: DecayShape,
+    pub shape: Shape,
 }
 
 /// A schedule in whole steps; the four phases follow each other and sum to the run.
@@ -165,21 +155,25 @@ impl Schedule {
             return Err(RecipeError::invalid("schedule", problem));
         }
         let stable = room - decay;
-        Ok(Phases {
-            warmup,
-            stable,
-            decay,
-            anneal,
-        })
+        Ok(Phases { warmup, stable, decay, anneal })
+    }
+
+    /// The rate as a function of the step, for a run of `total` steps.
+    pub fn build(&self, total: u64) -> Result<optim::Schedule, RecipeError> {
+        let phases = self.phases(total)?;
+        let decay = Stage { steps: phases.decay, final_rate: self.final_rate, shape: self.decay_shape };
+        let anneal = self.anneal.as_ref().map(|anneal| Stage {
+            steps: phases.anneal,
+            final_rate: anneal.final_rate,
+            shape: anneal.shape,
+        });
+        Ok(optim::Schedule::wsd(self.peak, phases.warmup, phases.stable, decay, anneal))
     }
 
     pub(super) fn check(&self) -> Result<(), RecipeError> {
         let rate = |key: &str, value: f64| match value.is_finite() && value >= 0.0 {
             true => Ok(()),
-            false => Err(RecipeError::invalid(
-                key,
-                "a rate is finite and not negative",
-            )),
+            false => Err(RecipeError::invalid(key, "a rate is finite and not negative")),
         };
         rate("schedule.peak", self.peak)?;
         rate("schedule.final", self.final_rate)?;
@@ -191,9 +185,11 @@ impl Schedule {
             rate("schedule.anneal.final", anneal.final_rate)?;
         }
         match (self.kind, self.decay_steps) {
-            (ScheduleKind::Wsd, None) => Err(RecipeError::Missing {
-                key: "schedule.decay_steps".into(),
-            }),
+            (ScheduleKind::Wsd, None) => Err(RecipeError::Missing { key: "schedule.decay_steps".into() }),
+            (ScheduleKind::Cosine, None) if self.decay_shape != Shape::Cosine => Err(RecipeError::invalid(
+                "schedule.decay_shape",
+                "a cosine schedule decays along a cosine: remove this key, or set kind = \"wsd\"",
+            )),
             (ScheduleKind::Cosine, Some(_)) => Err(RecipeError::invalid(
                 "schedule.decay_steps",
                 "a cosine schedule decays over the whole run after warm-up: remove this key, or set kind = \"wsd\"",

@@ -1,11 +1,14 @@
 //! The sections of the pre-training recipe, key by key.
 //!
 //! What the K2 report publishes is a default and is named in the field's documentation; what it leaves
-//! open (momentum, AdamW's constants, clipping, balance speed, ...) has no default and must stand in the file.
+//! open (clipping, balance speed, ...) has no default and must stand in the file. `[optimizer]` and the curves of
+//! `[schedule]` are the optimizer crate's own types.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tensor::DType;
+use tensor::saved::Action;
 
 /// `[tokenizer]`: exactly one of the two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,71 +96,6 @@ impl Batch {
     }
 }
 
-/// What updates the matrices; embedding, head and vectors always take AdamW.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Algorithm {
-    /// Muon with QK-Clip (K2).
-    MuonClip,
-    /// Muon alone.
-    Muon,
-    /// AdamW for the matrices too.
-    AdamW,
-}
-
-/// `[optimizer]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Optimizer {
-    /// `muonclip`, `muon` or `adamw`.
-    pub algorithm: Algorithm,
-    /// Muon's momentum; Moonlight: 0.95.
-    pub momentum: f64,
-    /// Whether Newton-Schulz gets `momentum * M + G` (Moonlight: true) or `M`.
-    pub nesterov: bool,
-    /// Newton-Schulz iterations; Moonlight: 5.
-    pub newton_schulz_steps: usize,
-    /// Updates are scaled to `update_rms * sqrt(max(rows, columns))`; K2: 0.2, the default.
-    #[serde(default = "k2_update_rms")]
-    pub update_rms: f64,
-    /// Decoupled, on the unscaled rate; K2: 0.1, the default.
-    #[serde(default = "k2_weight_decay")]
-    pub weight_decay: f64,
-    /// Largest global gradient norm; 0 switches clipping off.
-    pub gradient_clip: f64,
-    /// QK-Clip's cap on attention logits; K2: 100, the default. Read by `muonclip` only.
-    #[serde(default = "k2_qk_clip_tau")]
-    pub qk_clip_tau: f64,
-    /// `[optimizer.adamw]`
-    pub adamw: AdamW,
-}
-
-fn k2_update_rms() -> f64 {
-    0.2
-}
-
-fn k2_weight_decay() -> f64 {
-    0.1
-}
-
-fn k2_qk_clip_tau() -> f64 {
-    100.0
-}
-
-/// `[optimizer.adamw]`: for whatever Muon does not update.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdamW {
-    /// Its rate as a multiple of the schedule's.
-    pub learning_rate_multiplier: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-}
-
 /// `[router]`: how experts are kept in balance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -170,10 +108,10 @@ pub struct Router {
     pub sequence_balance_loss: f64,
 }
 
-/// What becomes of an activation that backward needs.
+/// What becomes of an activation that backward needs; the words of a recipe for [`Action`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Saved {
+pub enum Activation {
     /// Kept as computed.
     Keep,
     /// Dropped, and computed again.
@@ -184,6 +122,17 @@ pub enum Saved {
     Offload,
 }
 
+impl From<Activation> for Action {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::Keep => Action::Keep,
+            Activation::Recompute => Action::Recompute,
+            Activation::Fp8 => Action::Fp8,
+            Activation::Offload => Action::Offload,
+        }
+    }
+}
+
 /// The type that matrices are multiplied in; master weights and sums are f32 in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -192,6 +141,15 @@ pub enum Dtype {
     Bf16,
     /// 32-bit floats.
     F32,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Bf16 => DType::Bf16,
+            Dtype::F32 => DType::F32,
+        }
+    }
 }
 
 /// `[compute]`

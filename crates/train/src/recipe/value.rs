@@ -8,8 +8,8 @@ use std::fmt;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, Error, Expected, IntoDeserializer, MapAccess,
-    SeqAccess, Unexpected, Visitor,
+    DeserializeOwned, DeserializeSeed, Deserializer, Error, Expected, IntoDeserializer, MapAccess, SeqAccess,
+    Unexpected, Visitor,
 };
 use serde::forward_to_deserialize_any;
 use toml::{Table, Value};
@@ -58,14 +58,7 @@ impl Fault {
         match self.kind {
             Kind::UnknownKey(known) => {
                 let section = &outermost_first[..outermost_first.len() - 1];
-                let full = |name: &str| [section, &[name]].concat().join(".");
-                let nearest = nearest(&self.path[0], known).map(full);
-                let known = known.iter().map(|name| name.to_string()).collect();
-                RecipeError::UnknownKey {
-                    key,
-                    nearest,
-                    known,
-                }
+                unknown_key(&section.join("."), &self.path[0], known)
             }
             Kind::UnknownVariant(given, known) => {
                 let hint = match nearest(&given, known) {
@@ -74,18 +67,10 @@ impl Fault {
                 };
                 let expected = format!("one of {}", quoted(known));
                 let found = format!("\"{given}\"{hint}");
-                RecipeError::WrongType {
-                    key,
-                    expected,
-                    found,
-                }
+                RecipeError::WrongType { key, expected, found }
             }
             Kind::Missing => RecipeError::Missing { key },
-            Kind::WrongType { expected, found } => RecipeError::WrongType {
-                key,
-                expected,
-                found,
-            },
+            Kind::WrongType { expected, found } => RecipeError::WrongType { key, expected, found },
             Kind::Other(problem) => RecipeError::invalid(key, problem),
         }
     }
@@ -96,8 +81,18 @@ fn quoted(names: &[&str]) -> String {
     quoted.join(", ")
 }
 
+/// The error for a key that its section (dotted, empty at the top) does not have.
+pub(super) fn unknown_key(section: &str, key: &str, known: &[&str]) -> RecipeError {
+    let full = |name: &str| if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+    RecipeError::UnknownKey {
+        key: full(key),
+        nearest: nearest(key, known).map(full),
+        known: known.iter().map(|name| name.to_string()).collect(),
+    }
+}
+
 /// The known name that `given` most likely means: at most a third of its letters differ.
-fn nearest(given: &str, known: &[&'static str]) -> Option<&'static str> {
+fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     let distance = |name: &str| strsim::damerau_levenshtein(given, name);
     let near = *known.iter().min_by_key(|name| distance(name))?;
     let letters = given.chars().count().max(near.chars().count());
@@ -137,10 +132,7 @@ impl Error for Fault {
     }
 
     fn invalid_type(found: Unexpected, expected: &dyn Expected) -> Self {
-        Fault::new(Kind::WrongType {
-            expected: in_words(&expected.to_string()),
-            found: found_in_words(found),
-        })
+        Fault::new(Kind::WrongType { expected: in_words(&expected.to_string()), found: found_in_words(found) })
     }
 
     fn invalid_value(found: Unexpected, expected: &dyn Expected) -> Self {
@@ -181,10 +173,7 @@ impl<'de> Deserializer<'de> for Node {
             Value::Float(number) => visitor.visit_f64(number),
             Value::Boolean(flag) => visitor.visit_bool(flag),
             Value::Datetime(date) => visitor.visit_string(date.to_string()),
-            Value::Array(values) => visitor.visit_seq(Items {
-                values: values.into_iter(),
-                index: 0,
-            }),
+            Value::Array(values) => visitor.visit_seq(Items { values: values.into_iter(), index: 0 }),
             Value::Table(table) => visitor.visit_map(Entries::of(table)),
         }
     }
@@ -194,11 +183,7 @@ impl<'de> Deserializer<'de> for Node {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -210,9 +195,7 @@ impl<'de> Deserializer<'de> for Node {
     ) -> Result<V::Value, Fault> {
         match self.0 {
             Value::String(variant) => visitor.visit_enum(variant.into_deserializer()),
-            Value::Table(table) => {
-                visitor.visit_enum(MapAccessDeserializer::new(Entries::of(table)))
-            }
+            Value::Table(table) => visitor.visit_enum(MapAccessDeserializer::new(Entries::of(table))),
             other => Node(other).deserialize_any(visitor),
         }
     }
@@ -231,20 +214,14 @@ struct Entries {
 
 impl Entries {
     fn of(table: Table) -> Self {
-        Entries {
-            entries: table.into_iter(),
-            current: None,
-        }
+        Entries { entries: table.into_iter(), current: None }
     }
 }
 
 impl<'de> MapAccess<'de> for Entries {
     type Error = Fault;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, Fault> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
         self.current = self.entries.next();
         let Some((key, _)) = &self.current else {
             return Ok(None);
@@ -254,8 +231,7 @@ impl<'de> MapAccess<'de> for Entries {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
         let (key, value) = self.current.take().expect("serde asks for the key first");
-        seed.deserialize(Node(value))
-            .map_err(|fault| fault.inside(&key))
+        seed.deserialize(Node(value)).map_err(|fault| fault.inside(&key))
     }
 }
 
@@ -268,17 +244,12 @@ struct Items {
 impl<'de> SeqAccess<'de> for Items {
     type Error = Fault;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, Fault> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
         let Some(value) = self.values.next() else {
             return Ok(None);
         };
         let index = self.index;
         self.index += 1;
-        seed.deserialize(Node(value))
-            .map(Some)
-            .map_err(|fault| fault.inside(&index.to_string()))
+        seed.deserialize(Node(value)).map(Some).map_err(|fault| fault.inside(&index.to_string()))
     }
 }
