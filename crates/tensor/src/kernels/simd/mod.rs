@@ -15,6 +15,7 @@ mod routing;
 mod rows;
 mod swiglu;
 pub mod isa;
+pub mod peak;
 
 use super::*;
 use crate::device::Device;
