@@ -155,6 +155,19 @@ fn a_gradient_that_is_not_finite_changes_nothing_and_is_named() {
 }
 
 #[test]
+fn a_huge_gradient_is_clipped_like_any_other() {
+    for device in devices() {
+        // Its square is beyond f32.
+        let mut one = [owned(0, "m", Rule::Muon, &[2, 2], &[0.0; 4], device)];
+        let mut optimizer = optimizer(&OptimizerConfig { gradient_clip: 1.0, ..config(Algorithm::Muon) }, &mut one);
+        let report = step(&mut optimizer, &mut one, &[vec![0.0, 3e30, -4e30, 0.0]], 0.1);
+        assert!((report.gradient_norm / 5e30 - 1.0).abs() < 1e-6, "{}", report.gradient_norm);
+        let momentum = optimizer.export().1.remove(0).1.to_vec_f64();
+        assert!(relative_error(&momentum, &[0.0, 0.6, -0.8, 0.0]) < 1e-6, "{momentum:?}");
+    }
+}
+
+#[test]
 #[should_panic(expected = "v got no gradient")]
 fn a_missing_gradient_is_a_bug() {
     let mut one = [owned(1, "v", Rule::AdamW, &[1], &[1.0], devices()[0])];

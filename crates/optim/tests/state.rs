@@ -2,7 +2,10 @@
 
 mod support;
 
-use chogori_optim::{Algorithm, Optimizer, OptimizerConfig, OptimizerState, Rule, StateError, WeightAverage};
+use chogori_optim::{
+    Algorithm, Optimizer, OptimizerConfig, OptimizerState, Rule, Schedule, Shape, StateError, WeightAverage,
+};
+use serde::{Serialize, de::DeserializeOwned};
 use support::*;
 use tensor::{DType, Device, Tensor};
 
@@ -134,6 +137,32 @@ fn config_refuses_numbers_that_make_no_step() {
         assert_eq!(config.check().unwrap_err().key, key);
         assert!(Optimizer::new(config, &[]).is_err());
     }
+}
+
+#[test]
+fn config_schedule_and_state_survive_a_file_and_refuse_unknown_keys() {
+    fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: T) {
+        let mut json = serde_json::to_value(&value).unwrap();
+        assert_eq!(serde_json::from_value::<T>(json.clone()).unwrap(), value);
+        json.as_object_mut().unwrap().insert("momentun".into(), 0.9.into());
+        let error = serde_json::from_value::<T>(json).unwrap_err().to_string();
+        assert!(error.contains("momentun"), "{error}");
+    }
+    check(OptimizerConfig::kimi_k2());
+    check(Schedule::kimi_k2(Shape::Linear));
+    check(OptimizerState { algorithm: Algorithm::Muon, steps_taken: 3 });
+}
+
+#[test]
+fn what_the_k2_report_publishes_may_be_left_out_of_the_config() {
+    let mut json = serde_json::to_value(OptimizerConfig::kimi_k2()).unwrap();
+    let fields = json.as_object_mut().unwrap();
+    for key in ["update_rms", "weight_decay", "qk_clip_tau", "newton_schulz_dtype"] {
+        assert!(fields.remove(key).is_some());
+    }
+    assert_eq!(serde_json::from_value::<OptimizerConfig>(json.clone()).unwrap(), OptimizerConfig::kimi_k2());
+    json.as_object_mut().unwrap().remove("momentum");
+    assert!(serde_json::from_value::<OptimizerConfig>(json).is_err());
 }
 
 #[test]
