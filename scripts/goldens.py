@@ -13,7 +13,9 @@ One file per config, all numbers of one text of T tokens:
     top               for t = 0..T the five most likely ids after tokens[..=t], as [id, f32 log-probability]
     experts           for each MoE layer and token the chosen experts, ascending
     noise             largest |f32 - f64| over the log-probabilities of all ids at all positions
-    bf16              largest and mean |bf16 - f64| over the log-probabilities of the text, weights rounded to bf16
+    bf16              largest and mean |bf16 - f64| over the log-probabilities of the text, weights rounded to bf16;
+                      flips: choices (of a token in a layer) that differ; max_without_flips: the largest difference
+                      among tokens whose prediction came through the same experts
     routing_margin    smallest gap, in f64, between a chosen and a rejected selection score (groups too)
     top_margin        smallest gap between neighbours among the first six log-probabilities
 
@@ -100,11 +102,13 @@ def golden(config: dict, length: int, seed: int) -> dict:
     weights = seeded.weights(config, seed)
     ids = torch.tensor(seeded.tokens(length, config["vocab_size"], seed))
     narrow, experts, _ = evaluate(reference.load(config, weights), ids)
-    rounded, _, _ = evaluate(reference.load(config, weights, torch.bfloat16), ids)
+    rounded, experts_bf16, _ = evaluate(reference.load(config, weights, torch.bfloat16), ids)
     with reference.wide():
         wide, experts_wide, margin = evaluate(reference.load(config, weights).double(), ids)
     top = narrow.topk(6, dim=-1)
     bf16 = (of_text(rounded, ids).double() - of_text(wide, ids)).abs()
+    flips = (torch.tensor(experts_bf16) != torch.tensor(experts_wide)).any(-1)
+    same = ~flips.any(0)[:-1]
     return {
         "made_with": reference.versions(),
         "config": config,
@@ -116,7 +120,12 @@ def golden(config: dict, length: int, seed: int) -> dict:
         "top": [list(zip(*row)) for row in zip(top.indices[:, :5].tolist(), top.values[:, :5].tolist())],
         "experts": experts if experts == experts_wide else None,
         "noise": (narrow.double() - wide).abs().max().item(),
-        "bf16": {"max": bf16.max().item(), "mean": bf16.mean().item()},
+        "bf16": {
+            "max": bf16.max().item(),
+            "mean": bf16.mean().item(),
+            "flips": flips.sum().item(),
+            "max_without_flips": bf16[same].max().item(),
+        },
         "routing_margin": margin,
         "top_margin": (top.values[:, :-1] - top.values[:, 1:]).min().item(),
     }
@@ -145,7 +154,7 @@ def main() -> None:
         result = first_clear(config, length)
         write(FOLDER / f"{name}.json", result)
         print(
-            f"{name}: seed {result['seed']}, noise {result['noise']:.1e}, bf16 {result['bf16']['max']:.1e}, "
+            f"{name}: seed {result['seed']}, noise {result['noise']:.1e}, bf16 {result['bf16']}, "
             f"margins {result['routing_margin']:.1e} {result['top_margin']:.1e}, "
             f"mean log-probability {sum(result['logprobs'][1:]) / (length - 1):.3f}"
         )

@@ -84,7 +84,7 @@ fn check(files: &[TextFile], exceptions: &mut Exceptions) -> Vec<Problem> {
             problems.extend(opening::check(&source));
             problems.extend(markers::check(&source));
             problems.extend(length::check(&source, exceptions));
-            problems.extend(purity::check(&source));
+            problems.extend(purity::check(&source, exceptions));
             problems.extend(unsafe_code::check(&source, exceptions));
         }
     }

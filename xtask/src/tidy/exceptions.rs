@@ -29,6 +29,7 @@ struct Entry {
 enum Rule {
     LongFunction,
     UnsafeCode,
+    WallClock,
 }
 
 impl Exceptions {
@@ -46,7 +47,8 @@ impl Exceptions {
             let rule = match name.as_str() {
                 "long_function" => Rule::LongFunction,
                 "unsafe_code" => Rule::UnsafeCode,
-                _ => bail!("`{name}` is no rule; known are long_function and unsafe_code"),
+                "wall_clock" => Rule::WallClock,
+                _ => bail!("`{name}` is no rule; known are long_function, unsafe_code and wall_clock"),
             };
             let list = list.as_array().context("write each exception as [[rule]]")?;
             for value in list {
@@ -64,6 +66,11 @@ impl Exceptions {
     /// Whether `file` may hold unsafe code.
     pub fn allow_unsafe_code(&mut self, file: &str) -> bool {
         self.allow(Rule::UnsafeCode, file, "")
+    }
+
+    /// Whether `file` of a numeric crate may read a clock.
+    pub fn allow_wall_clock(&mut self, file: &str) -> bool {
+        self.allow(Rule::WallClock, file, "")
     }
 
     /// Exceptions that nothing needed: the code became better than the list.
@@ -92,7 +99,7 @@ impl Entry {
         ensure!(!file.is_empty(), "an exception names its `file`");
         ensure!(
             (rule == Rule::LongFunction) != function.is_empty(),
-            "{file}: long_function names a `function`, unsafe_code does not"
+            "{file}: long_function names a `function`, other rules do not"
         );
         ensure!(field("reason").split_whitespace().count() > 1, "{file} {function}: an exception states its `reason`");
         Ok(Entry { rule, file: file.to_owned(), function: function.to_owned(), used: false })

@@ -2,6 +2,7 @@
 //! seed, and only the binary prints.
 
 use super::Problem;
+use super::exceptions::Exceptions;
 use super::source::{Source, words};
 
 /// Crates in which a result must not depend on when it is computed.
@@ -13,29 +14,35 @@ const PRINTS: &[&str] = &["println!", "eprintln!", "print!", "eprint!", "dbg!"];
 const UNSEEDED: &[&str] = &["thread_rng", "rand::rng()", "from_entropy", "from_os_rng", "getrandom"];
 const CLOCKS: &[&str] = &["SystemTime::now", "Instant::now"];
 
-/// Finds prints, unseeded randomness and clocks where they do not belong; tests may print and measure.
-pub fn check(source: &Source) -> Vec<Problem> {
+/// Finds prints, unseeded randomness and clocks where they do not belong. Tests, benches and examples may print
+/// and measure, but draw from seeds all the same.
+pub fn check(source: &Source, exceptions: &mut Exceptions) -> Vec<Problem> {
     let Some(name) = source.crate_name() else {
         return Vec::new();
     };
-    let mut rules = vec![(UNSEEDED, "draw from a seeded generator, so that a run can be repeated")];
+    let shipped = |&(offset, _): &(usize, &str)| !source.is_test(offset);
+    let mut problems = Vec::new();
+    let mut report = |found: Vec<(usize, &str)>, advice: &str| {
+        problems.extend(found.into_iter().map(|(offset, pattern)| {
+            Problem::new(&source.path, source.line(offset), format!("`{pattern}`: {advice}"))
+        }));
+    };
+    report(find(source, UNSEEDED).collect(), "draw from a seeded generator, so that a run can be repeated");
     if !PRINTING.contains(&name) {
-        rules.push((PRINTS, "a library returns what it has to say; the caller prints"));
+        let prints = find(source, PRINTS).filter(shipped).collect();
+        report(prints, "a library returns what it has to say; the caller prints");
     }
     if NUMERIC.contains(&name) {
-        rules.push((CLOCKS, "a numeric crate reads no clock; measure in the caller"));
-    }
-    let mut problems = Vec::new();
-    for (patterns, advice) in rules {
-        for pattern in patterns {
-            let found = words(&source.code, pattern).filter(|&offset| !source.is_test(offset));
-            problems.extend(found.map(|offset| {
-                let message = format!("`{pattern}`: {advice}");
-                Problem::new(&source.path, source.line(offset), message)
-            }));
+        let clocks: Vec<_> = find(source, CLOCKS).filter(shipped).collect();
+        if !clocks.is_empty() && !exceptions.allow_wall_clock(&source.path) {
+            report(clocks, "a numeric crate reads no clock; measure in the caller");
         }
     }
     problems
+}
+
+fn find<'a>(source: &'a Source, patterns: &'static [&'static str]) -> impl Iterator<Item = (usize, &'static str)> + 'a {
+    patterns.iter().flat_map(|&pattern| words(&source.code, pattern).map(move |offset| (offset, pattern)))
 }
 
 #[cfg(test)]
@@ -43,7 +50,7 @@ mod tests {
     use super::*;
 
     fn count(path: &str, text: &str) -> usize {
-        check(&Source::new(path, text)).len()
+        check(&Source::new(path, text), &mut Exceptions::default()).len()
     }
 
     #[test]
@@ -52,6 +59,9 @@ mod tests {
         assert_eq!(count("crates/optim/src/a.rs", text), 1);
         assert_eq!(count("crates/train/src/a.rs", text), 0);
         assert_eq!(count("crates/optim/benches/a.rs", text), 0);
+        let listed = "[[wall_clock]]\nfile = 'crates/optim/src/a.rs'\nreason = 'Measures itself.'";
+        let mut exceptions = Exceptions::parse(listed).unwrap();
+        assert_eq!(check(&Source::new("crates/optim/src/a.rs", text), &mut exceptions), []);
     }
 
     #[test]
@@ -68,6 +78,7 @@ mod tests {
     fn randomness_has_a_seed_everywhere() {
         for text in ["rand::thread_rng()", "rand::rng()", "Rng::from_entropy()"] {
             assert_eq!(count("crates/chogori/src/a.rs", text), 1, "{text}");
+            assert_eq!(count("crates/chogori/tests/a.rs", text), 1, "{text}");
         }
         assert_eq!(count("crates/chogori/src/a.rs", "Rng::seed_from_u64(7)"), 0);
     }

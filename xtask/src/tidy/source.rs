@@ -36,9 +36,10 @@ impl Source {
         1 + self.text.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count()
     }
 
-    /// Whether the code at `offset` is compiled for tests or benches only.
+    /// Whether the code at `offset` is part of a test, a bench or an example.
     pub fn is_test(&self, offset: usize) -> bool {
-        let whole_file = ["/tests/", "/benches/", "/tests.rs"].iter().any(|part| self.path.contains(part));
+        let whole_file =
+            ["/tests/", "/benches/", "/examples/", "/tests.rs"].iter().any(|part| self.path.contains(part));
         whole_file || self.tests.iter().any(|range| range.contains(&offset))
     }
 }
