@@ -10,6 +10,7 @@ mod batches;
 pub mod corpus;
 pub mod order;
 pub mod packing;
+pub mod registry;
 pub mod split;
 pub mod stable_hash;
 pub mod store;

@@ -27,6 +27,10 @@ pub enum SkipReason {
     TooLarge,
     /// A line is not JSON, or has no text field.
     Malformed,
+    /// Its first lines say that a program wrote it.
+    Generated,
+    /// The same contents were read under another name.
+    Repeated,
 }
 
 impl fmt::Display for SkipReason {
@@ -42,6 +46,8 @@ impl fmt::Display for SkipReason {
             SkipReason::Unreadable => "unreadable",
             SkipReason::TooLarge => "too large",
             SkipReason::Malformed => "malformed",
+            SkipReason::Generated => "generated",
+            SkipReason::Repeated => "repeated",
         })
     }
 }
