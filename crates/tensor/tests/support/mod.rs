@@ -1,5 +1,7 @@
 //! What the harness tests share: reproducible inputs, and comparison with a bound that scales with the result.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use chogori_tensor::{DType, Device, Tensor};
 
 /// A small generator (SplitMix64), so that inputs need no dependency and never change.

@@ -1,5 +1,7 @@
 //! Fast CPU kernels: the same operations, vectorised, for the instruction set found at run time.
 
+mod attention;
+mod attention_blocks;
 mod cast;
 mod elementwise;
 mod fp8;
@@ -105,13 +107,15 @@ impl Kernels for Simd {
     fn swiglu_grad(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor) {
         swiglu::swiglu_grad(self.isa, gate, up, dy)
     }
-    fn attention(&self, q: &Tensor, kv: &Tensor, kr: &Tensor, s: &AttentionShape, seg: &[Segment]) -> AttentionOutput {
-        let o = Reference.attention(q, kv, kr, s, seg);
-        AttentionOutput {
-            out: self.on(o.out),
-            log_sum_exp_TH: self.on(o.log_sum_exp_TH),
-            max_logit_H: self.on(o.max_logit_H),
-        }
+    fn attention(
+        &self,
+        q: &Tensor,
+        kv: &Tensor,
+        k_rope: &Tensor,
+        shape: &AttentionShape,
+        segments: &[Segment],
+    ) -> AttentionOutput {
+        attention::attention(self.isa, q, kv, k_rope, shape, segments)
     }
     fn attention_grad(
         &self,

@@ -12,12 +12,12 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod micro;
+pub(super) mod micro;
 mod panels;
 mod portable;
 mod product;
 mod scratch;
-mod words;
+pub(super) mod words;
 
 use std::sync::Arc;
 
