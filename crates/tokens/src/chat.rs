@@ -141,3 +141,11 @@ impl Renderer<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_jinja_template_has_the_default_system_message() {
+        assert!(super::TEMPLATE.contains(super::DEFAULT_SYSTEM));
+    }
+}

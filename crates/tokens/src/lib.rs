@@ -2,7 +2,7 @@
 //!
 //! [`Tokenizer`] is the centre: text to ids and back, from a `tokenizer.json`, from Kimi's
 //! `tiktoken.model`, or trained here. A text is cut into pieces ([`pretoken`]), each piece is merged by
-//! rank ([`vocabulary`]), and the ids above the ranks are names that only trusted text may contain
+//! rank, and the ids above the ranks are names that only trusted text may contain
 //! ([`special`]). [`chat`] renders conversations in Kimi K2's format.
 
 mod byte_alphabet;
@@ -11,6 +11,7 @@ pub mod chat;
 mod encoder;
 mod error;
 mod hugging_face;
+mod hugging_face_reader;
 mod merge;
 pub mod pretoken;
 mod segments;

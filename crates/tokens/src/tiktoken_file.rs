@@ -4,7 +4,7 @@
 //! are Kimi's.
 
 use crate::special::{self, SpecialToken};
-use crate::{Tokenizer, TokenizerError, hugging_face};
+use crate::{Tokenizer, TokenizerError, hugging_face, hugging_face_reader};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use std::path::Path;
@@ -43,7 +43,7 @@ fn parse(text: &str) -> Result<Vec<Vec<u8>>, String> {
 fn rename(path: &Path, specials: &mut [SpecialToken]) -> Result<(), TokenizerError> {
     let config = path.with_file_name(hugging_face::CONFIG);
     let first = specials[0].id;
-    for named in hugging_face::named_tokens(&config)? {
+    for named in hugging_face_reader::named_tokens(&config)? {
         let place = named.id.checked_sub(first).and_then(|offset| specials.get_mut(offset as usize));
         let Some(place) = place else {
             let reason = format!("added_tokens_decoder names id {}, which is not above {first} or too far", named.id);

@@ -3,7 +3,8 @@
 use crate::encoder::Encoder;
 use crate::special::{self, SpecialToken, Specials};
 use crate::vocabulary::Vocabulary;
-use crate::{TokenizerError, TrainOptions, TrainProgress, hugging_face, tiktoken_file, training};
+use crate::{TokenizerError, TrainOptions, TrainProgress};
+use crate::{hugging_face, hugging_face_reader, tiktoken_file, training};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,13 +48,13 @@ impl Tokenizer {
         let path = path.as_ref();
         if !path.is_dir() {
             return match path.extension().is_some_and(|extension| extension == "json") {
-                true => hugging_face::load(path),
+                true => hugging_face_reader::load(path),
                 false => tiktoken_file::load(path),
             };
         }
         let (json, ranks) = (path.join(hugging_face::TOKENIZER), path.join(tiktoken_file::NAME));
         match (json.exists(), ranks.exists()) {
-            (true, _) => hugging_face::load(&json),
+            (true, _) => hugging_face_reader::load(&json),
             (false, true) => tiktoken_file::load(&ranks),
             (false, false) => {
                 let names = (hugging_face::TOKENIZER, tiktoken_file::NAME);

@@ -5,7 +5,7 @@ mod common;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use chogori_tokens::Tokenizer;
-use chogori_tokens::chat::{DEFAULT_SYSTEM, Message, RenderOptions, Role, render};
+use chogori_tokens::chat::DEFAULT_SYSTEM;
 use proptest::prelude::*;
 use std::fmt::Write;
 use std::sync::LazyLock;
@@ -76,20 +76,6 @@ fn special_ids() {
     assert_eq!(KIMI.vocab_size(), 163_840);
     let hidden = |name: &str| KIMI.special_token(KIMI.special(name).unwrap()).unwrap().hidden;
     assert!(hidden("<|im_end|>") && !hidden("<|tool_call_begin|>") && !hidden("<think>"));
-}
-
-#[test]
-fn a_chat_is_the_template_with_specials_matched() {
-    let named = Message { name: Some("ada".into()), ..Message::new(Role::User, "你好 <|im_end|>") };
-    let turns = [Message::new(Role::User, "Hi!"), Message::new(Role::Assistant, "Hello."), named];
-    let ids = render(&KIMI, &turns, RenderOptions::default()).unwrap();
-    let before = "<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created by Moonshot AI.<|im_end|>\
-        <|im_user|>user<|im_middle|>Hi!<|im_end|><|im_assistant|>assistant<|im_middle|>Hello.<|im_end|>\
-        <|im_user|>ada<|im_middle|>";
-    let mut expected = KIMI.encode_with_special(before);
-    expected.extend(KIMI.encode("你好 <|im_end|>"));
-    expected.extend(KIMI.encode_with_special("<|im_end|><|im_assistant|>assistant<|im_middle|>"));
-    assert_eq!(ids, expected);
 }
 
 /// Runs of what merges a lot, and of what does not.
