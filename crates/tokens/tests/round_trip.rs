@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::sync::LazyLock;
 
 /// Mixed scripts and code, with enough repetition for merges.
-const TEXT: &str = "fn main() { println!(\"Hello, world!\"); } // It's 2025, they're 1,234,567 of us.\n\
+const TEXT: &str = "fn main() { format!(\"Hello, world!\"); } // It's 2025, they're 1,234,567 of us.\n\
     你好世界，中文English混合。 Привет мир! naïve café e\u{301}tudes\n\n\tif x == 10 { return   x + 1; }\r\n";
 
 static SMALL: LazyLock<Tokenizer> = LazyLock::new(|| {
