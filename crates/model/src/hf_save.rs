@@ -71,7 +71,7 @@ fn write_folder(
 ) -> io::Result<()> {
     let specs: Vec<ParameterSpec> = parameters(config).collect();
     let shards = divide(&specs, options);
-    let mut pending = PendingFolder::create(folder)?;
+    let mut pending = PendingFolder::create_new(folder)?;
     let mut weight_map = BTreeMap::new();
     for (number, shard) in shards.iter().enumerate() {
         let name = shard_name(number, shards.len());
@@ -106,7 +106,7 @@ fn write_shard(
             _ => fetch(item.spec, weight),
         };
         let part = item.expert.map_or(tensor.clone(), |expert| tensor.rows(expert..expert + 1));
-        let dtype = if item.entry.dtype == Dtype::F32 { DType::F32 } else { DType::Bf16 };
+        let dtype = item.entry.dtype.in_memory().expect("weights are F32 or BF16");
         writer.write(&part.to_dtype(dtype).to_bytes())?;
         last = Some((&item.spec.name, tensor));
     }
@@ -126,9 +126,8 @@ fn divide<'a>(specs: &'a [ParameterSpec], options: &SaveOptions) -> Vec<Vec<Item
     for spec in specs {
         for (number, (name, shape)) in spec.hf_tensors().enumerate() {
             let dtype = match options.dtype {
-                DType::F32 => Dtype::F32,
-                DType::Bf16 if spec.kind == Kind::RouterBias => Dtype::F32,
-                DType::Bf16 => Dtype::Bf16,
+                DType::F32 | DType::Bf16 if spec.kind == Kind::RouterBias => Dtype::F32,
+                DType::F32 | DType::Bf16 => options.dtype.into(),
                 other => panic!("weights are stored as F32 or Bf16, not {other:?}"),
             };
             let entry = Entry { name, dtype, shape: shape.to_vec() };

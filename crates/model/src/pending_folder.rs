@@ -17,13 +17,10 @@ pub struct PendingFolder {
 }
 
 impl PendingFolder {
-    /// Starts a folder that will be called `target`, which must be absent or empty. What an earlier, killed attempt
-    /// at the same target left is removed. Missing parents are made.
+    /// Starts a folder that will be called `target`. What an earlier, killed attempt at the same target left is
+    /// removed. Missing parents are made.
     pub fn create(target: &Path) -> io::Result<Self> {
         let name = target.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the folder exists and is not empty"));
-        }
         let mut hidden_name = std::ffi::OsString::from(Self::PREFIX);
         hidden_name.push(name);
         let hidden = target.with_file_name(hidden_name);
@@ -34,8 +31,16 @@ impl PendingFolder {
         Ok(Self { target: target.to_path_buf(), hidden, files: Vec::new(), committed: false })
     }
 
+    /// As [`Self::create`], and refuses at once if `target` is neither absent nor an empty folder.
+    pub fn create_new(target: &Path) -> io::Result<Self> {
+        if target.is_file() || fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not an empty folder"));
+        }
+        Self::create(target)
+    }
+
     /// How the names of folders under construction begin.
-    pub const PREFIX: &'static str = ".partial-";
+    pub const PREFIX: &'static str = ".tmp-";
 
     /// Where the folder is for now.
     pub fn path(&self) -> &Path {
@@ -54,7 +59,7 @@ impl PendingFolder {
         io::Write::write_all(&mut self.file(name)?, bytes)
     }
 
-    /// Makes everything durable and gives the folder its name.
+    /// Makes everything durable and gives the folder its name; fails if something is there that is not an empty folder.
     pub fn commit(mut self) -> io::Result<()> {
         for file in self.files.drain(..) {
             file.sync_all()?;
@@ -98,7 +103,7 @@ mod tests {
         let target = parent.path().join("weights");
         let mut abandoned = PendingFolder::create(&target).unwrap();
         abandoned.write("a", b"1").unwrap();
-        assert_eq!(names(parent.path()), [".partial-weights"]);
+        assert_eq!(names(parent.path()), [".tmp-weights"]);
         drop(abandoned);
         assert!(names(parent.path()).is_empty());
         let mut pending = PendingFolder::create(&target).unwrap();
@@ -118,6 +123,6 @@ mod tests {
         pending.write("new", b"2").unwrap();
         pending.commit().unwrap();
         assert_eq!(names(&target), ["new"]);
-        assert_eq!(PendingFolder::create(&target).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(PendingFolder::create_new(&target).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 }

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use tensor::DType;
 
 use crate::safetensors_header::{parse_header, render_header};
 
@@ -129,6 +130,27 @@ dtypes! {
     U16 "U16" 2 "Unsigned, 16 bits.",
     U8 "U8" 1 "Unsigned, 8 bits.",
     Bool "BOOL" 1 "One byte, 0 or 1.",
+}
+
+impl From<DType> for Dtype {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::F64 => Self::F64,
+            DType::F32 => Self::F32,
+            DType::Bf16 => Self::Bf16,
+            DType::U32 => Self::U32,
+            DType::U8 => Self::U8,
+        }
+    }
+}
+
+impl Dtype {
+    /// The tensor dtype with the same elements, if there is one.
+    pub fn in_memory(self) -> Option<DType> {
+        [DType::F64, DType::F32, DType::Bf16, DType::U32, DType::U8]
+            .into_iter()
+            .find(|&dtype| Self::from(dtype) == self)
+    }
 }
 
 impl SafeTensors {

@@ -75,7 +75,7 @@ fn a_saved_config_is_one_that_transformers_has() {
 fn a_folder_that_exists_is_not_overwritten() {
     let parent = saved(&tiny(), usize::MAX);
     let error = save(&parent.path().join("hf"), &tiny(), &SaveOptions::default(), &[], weight).unwrap_err();
-    assert!(error.to_string().ends_with("hf: the folder exists and is not empty"), "{error}");
+    assert!(error.to_string().ends_with("hf: it exists and is not an empty folder"), "{error}");
 }
 
 /// Tensors of a file that can be edited and written again.
