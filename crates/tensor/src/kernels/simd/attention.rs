@@ -9,7 +9,6 @@
 use super::attention_blocks::{Blocks, Columns, Inputs, KEYS, Scratch, Tiles, check_segments};
 use super::gemm::words::{Numbers, Operand, Order};
 use super::isa::multiversion;
-use super::lanes::{Real, real};
 use super::math::{exp_nonpositive, log};
 use super::parallel::{empty, for_each_item};
 use crate::dtype::DType;
@@ -60,13 +59,10 @@ pub fn attention(
     let blocks = Blocks::new(isa, inputs.q.dtype());
     let tasks = tasks(&blocks, segments, heads);
     let mut largest = vec![f32::NEG_INFINITY; tasks.len()];
-    real!(q.dtype(), O => real!(inputs.q.dtype(), T => {
-        let out = Columns::new(output.out.host_mut::<O>(), heads * shape.value);
-        let sums = Columns::new(output.log_sum_exp_TH.host_mut::<f32>(), heads);
-        for_each_item(tasks.iter().zip(&mut largest), |_, (task, largest)| {
-            *largest = Forward::new::<T>(&blocks, &inputs, task).run::<T, O>(&out, &sums);
-        });
-    }));
+    let (out, log_sums) = (Columns::of(&mut output.out), Columns::of(&mut output.log_sum_exp_TH));
+    for_each_item(tasks.iter().zip(&mut largest), |_, (task, largest)| {
+        *largest = Forward::new(&blocks, &inputs, task).run(&out, &log_sums);
+    });
     let max_logit = output.max_logit_H.host_mut::<f32>();
     max_logit.fill(f32::NEG_INFINITY);
     tasks.iter().zip(largest).for_each(|(task, x)| max_logit[task.head] = max_logit[task.head].max(x));
@@ -106,13 +102,13 @@ struct Running {
 }
 
 impl<'a> Forward<'a> {
-    fn new<T: Real>(blocks: &'a Blocks, inputs: &'a Inputs, task: &'a Task) -> Self {
+    fn new(blocks: &'a Blocks, inputs: &'a Inputs, task: &'a Task) -> Self {
         let (depth, value_padded) = (inputs.shape.nope + inputs.shape.rope, blocks.padded(inputs.shape.value));
         Self { blocks, inputs, task, tiles: blocks.tiles(task.count), depth, value_padded }
     }
 
     /// Writes outputs and logarithms of the denominators; returns the largest scaled score.
-    fn run<T: Real, O: Real>(&self, out: &Columns<O>, log_sums: &Columns<f32>) -> f32 {
+    fn run(&self, out: &Columns, log_sums: &Columns) -> f32 {
         let Self { blocks, inputs, task, tiles, depth, value_padded } = *self;
         let (segment, value, tile_rows) = (task.segment, inputs.shape.value, blocks.tile_rows());
         let words = [
@@ -122,21 +118,20 @@ impl<'a> Forward<'a> {
             blocks.left_words(KEYS),
         ];
         let floats = [tile_rows * KEYS, task.count * value_padded];
-        let (mut words_memory, mut keys_memory, mut floats_memory) =
-            (Scratch::new(&words), Scratch::new(&[KEYS * depth]), Scratch::new(&floats));
+        let (mut words_memory, mut floats_memory) = (Scratch::new(&words), Scratch::new(&floats));
         let [q_words, k_words, v_words, p_words] = words_memory.split::<u32, 4>(words);
-        let [keys] = keys_memory.split::<T, 1>([KEYS * depth]);
         let [scores, sums] = floats_memory.split::<f32, 2>(floats);
-        let mut running = Running { max: vec![f32::NEG_INFINITY; task.count], sum: vec![0.0; task.count] };
+        let (mut keys, mut running) =
+            (inputs.key_block(), Running { max: vec![f32::NEG_INFINITY; task.count], sum: vec![0.0; task.count] });
 
-        let queries = inputs.queries::<T>(task.head, segment.query_start + task.first, Order::ByLines);
+        let queries = inputs.queries(task.head, segment.query_start + task.first, Order::ByLines);
         blocks.pack_left(queries, tiles, depth, q_words);
         for start in (0..task.visible(task.count - 1)).step_by(KEYS) {
             let (first, count) = (segment.key_start + start, KEYS.min(segment.key_len - start));
-            inputs.copy_keys(task.head, first, count, keys);
-            let keys = Operand { numbers: T::numbers(keys), stride: depth, order: Order::ByLines };
+            inputs.copy_keys(task.head, first, count, &mut keys);
+            let keys = Operand { numbers: Numbers::of(&keys), stride: depth, order: Order::ByLines };
             blocks.pack_right(keys, count, depth, k_words);
-            blocks.pack_right(inputs.values::<T>(task.head, first, Order::BySteps), value, count, v_words);
+            blocks.pack_right(inputs.values(task.head, first, Order::BySteps), value, count, v_words);
             for tile in 0..tiles.count() {
                 let (row, rows) = tiles.tile(tile);
                 // Keys of this block that the tile's last query sees.
@@ -158,7 +153,7 @@ impl<'a> Forward<'a> {
         self.finish(&running, sums, out, log_sums)
     }
 
-    fn finish<O: Real>(&self, running: &Running, sums: &mut [f32], out: &Columns<O>, log_sums: &Columns<f32>) -> f32 {
+    fn finish(&self, running: &Running, sums: &mut [f32], out: &Columns, log_sums: &Columns) -> f32 {
         let (task, shape) = (self.task, self.inputs.shape);
         for (i, sums) in sums.chunks_exact_mut(self.value_padded).enumerate() {
             let row = task.segment.query_start + task.first + i;

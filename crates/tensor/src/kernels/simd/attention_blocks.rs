@@ -7,9 +7,9 @@
 
 use super::cast::cast;
 use super::gemm::micro::Micro;
-use super::gemm::words::{Operand, Order, Target};
-use super::lanes::Real;
-use crate::dtype::DType;
+use super::gemm::words::{Numbers, Operand, Order, Target};
+use super::lanes::real;
+use crate::dtype::{Bf16, DType, Element};
 use crate::kernels::simd::Isa;
 use crate::kernels::{AttentionShape, Segment};
 use crate::storage::Buffer;
@@ -44,28 +44,35 @@ impl Inputs {
         Self { q: alike(q), kv: alike(kv), k_rope: alike(k_rope), shape: *shape }
     }
 
-    /// The keys `first .. first + count` of a head, whole, one after the other.
-    pub fn copy_keys<T: Real>(&self, h: usize, first: usize, count: usize, to: &mut [T]) {
+    /// Memory for a block of keys.
+    pub fn key_block(&self) -> Tensor {
+        Tensor::empty(self.q.device(), self.q.dtype(), &[KEYS, self.shape.nope + self.shape.rope])
+    }
+
+    /// Puts the keys `first .. first + count` of a head, whole, one after the other.
+    pub fn copy_keys(&self, h: usize, first: usize, count: usize, to: &mut Tensor) {
         let AttentionShape { heads, nope, rope, value, .. } = self.shape;
-        let (kv, k_rope) = (self.kv.host::<T>(), self.k_rope.host::<T>());
-        for (key, to) in (first..first + count).zip(to.chunks_exact_mut(nope + rope)) {
-            to[..nope].copy_from_slice(&kv[(key * heads + h) * (nope + value)..][..nope]);
-            to[nope..].copy_from_slice(&k_rope[key * rope..][..rope]);
-        }
+        real!(self.q.dtype(), T => {
+            let (kv, k_rope) = (self.kv.host::<T>(), self.k_rope.host::<T>());
+            for (key, to) in (first..first + count).zip(to.host_mut::<T>().chunks_exact_mut(nope + rope)) {
+                to[..nope].copy_from_slice(&kv[(key * heads + h) * (nope + value)..][..nope]);
+                to[nope..].copy_from_slice(&k_rope[key * rope..][..rope]);
+            }
+        });
     }
 
     /// The queries of a head from `first` on.
-    pub fn queries<T: Real>(&self, h: usize, first: usize, order: Order) -> Operand<'_> {
+    pub fn queries(&self, h: usize, first: usize, order: Order) -> Operand<'_> {
         let width = self.shape.nope + self.shape.rope;
         let (stride, start) = (self.shape.heads * width, h * width);
-        Operand { numbers: T::numbers(&self.q.host::<T>()[first * stride + start..]), stride, order }
+        Operand { numbers: Numbers::of(&self.q).from(first * stride + start), stride, order }
     }
 
     /// The values of a head from `first` on.
-    pub fn values<T: Real>(&self, h: usize, first: usize, order: Order) -> Operand<'_> {
+    pub fn values(&self, h: usize, first: usize, order: Order) -> Operand<'_> {
         let AttentionShape { heads, nope, value, .. } = self.shape;
         let (stride, start) = (heads * (nope + value), h * (nope + value) + nope);
-        Operand { numbers: T::numbers(&self.kv.host::<T>()[first * stride + start..]), stride, order }
+        Operand { numbers: Numbers::of(&self.kv).from(first * stride + start), stride, order }
     }
 }
 
@@ -207,7 +214,7 @@ impl Scratch {
     }
 
     /// The pieces as integers (packed operands) or floats.
-    pub fn split<T: crate::dtype::Element, const N: usize>(&mut self, pieces: [usize; N]) -> [&mut [T]; N] {
+    pub fn split<T: Element, const N: usize>(&mut self, pieces: [usize; N]) -> [&mut [T]; N] {
         let mut rest = self.0.slice_mut::<T>();
         pieces.map(|piece| {
             let (mine, others) = std::mem::take(&mut rest).split_at_mut(piece.next_multiple_of(16));
@@ -218,18 +225,30 @@ impl Scratch {
 }
 
 /// A matrix whose rows are shared by tasks, each of which writes columns of its own.
-pub struct Columns<T> {
-    at: *mut T,
-    len: usize,
+pub struct Columns {
+    at: Start,
+    rows: usize,
     width: usize,
 }
-// SAFETY: tasks write disjoint parts (see `row`).
-unsafe impl<T: Send> Sync for Columns<T> {}
 
-impl<T: Real> Columns<T> {
-    /// All of `x` (rows of `width`), which stays borrowed by the caller.
-    pub fn new(x: &mut [T], width: usize) -> Self {
-        Self { at: x.as_mut_ptr(), len: x.len(), width }
+/// First element of a matrix.
+enum Start {
+    F32(*mut f32),
+    Bf16(*mut Bf16),
+}
+// SAFETY: tasks write disjoint parts (see `write`).
+unsafe impl Sync for Columns {}
+
+impl Columns {
+    /// The matrix `x`, which the caller keeps alive and leaves alone meanwhile.
+    pub fn of(x: &mut Tensor) -> Self {
+        let [rows, width] = x.dims();
+        let at = match x.dtype() {
+            DType::F32 => Start::F32(x.host_mut::<f32>().as_mut_ptr()),
+            DType::Bf16 => Start::Bf16(x.host_mut::<Bf16>().as_mut_ptr()),
+            other => panic!("attention on this device gives f32 or bf16, not {other:?}"),
+        };
+        Self { at, rows, width }
     }
 
     /// Rounds `values` into columns of a row.
@@ -237,10 +256,17 @@ impl<T: Real> Columns<T> {
     /// # Safety
     /// The matrix is alive, and no two threads write the same element.
     pub unsafe fn write(&self, row: usize, column: usize, values: &[f32]) {
+        assert!(row < self.rows && column + values.len() <= self.width);
         let start = row * self.width + column;
-        assert!(column + values.len() <= self.width && start + values.len() <= self.len);
         // SAFETY: inside the matrix, and the caller's promise.
-        let out = unsafe { std::slice::from_raw_parts_mut(self.at.add(start), values.len()) };
-        out.iter_mut().zip(values).for_each(|(out, x)| *out = T::put(*x));
+        unsafe {
+            match self.at {
+                Start::F32(at) => std::slice::from_raw_parts_mut(at.add(start), values.len()).copy_from_slice(values),
+                Start::Bf16(at) => {
+                    let out = std::slice::from_raw_parts_mut(at.add(start), values.len());
+                    out.iter_mut().zip(values).for_each(|(out, x)| *out = Bf16::from_f32(*x));
+                }
+            }
+        }
     }
 }

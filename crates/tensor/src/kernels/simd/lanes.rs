@@ -3,7 +3,6 @@
 //! The order depends on the length alone, so a row's sum has the same bits wherever the row stands and
 //! whatever instruction set computes it.
 
-use super::gemm::words::Numbers;
 use crate::dtype::{Bf16, Element};
 
 /// An element that fast kernels read and write as f32.
@@ -12,8 +11,6 @@ pub trait Real: Element {
     fn get(self) -> f32;
     /// Rounds to nearest even.
     fn put(value: f32) -> Self;
-    /// The slice as an operand of products.
-    fn numbers(x: &[Self]) -> Numbers<'_>;
 }
 
 impl Real for f32 {
@@ -25,9 +22,6 @@ impl Real for f32 {
     fn put(value: f32) -> Self {
         value
     }
-    fn numbers(x: &[Self]) -> Numbers<'_> {
-        Numbers::F32(x)
-    }
 }
 
 impl Real for Bf16 {
@@ -38,9 +32,6 @@ impl Real for Bf16 {
     #[inline(always)]
     fn put(value: f32) -> Self {
         Self::from_f32(value)
-    }
-    fn numbers(x: &[Self]) -> Numbers<'_> {
-        Numbers::Bf16(x)
     }
 }
 

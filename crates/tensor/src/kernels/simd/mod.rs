@@ -2,6 +2,7 @@
 
 mod attention;
 mod attention_blocks;
+mod attention_grad;
 mod cast;
 mod elementwise;
 mod fp8;
@@ -119,14 +120,13 @@ impl Kernels for Simd {
     }
     fn attention_grad(
         &self,
-        i: (&Tensor, &Tensor, &Tensor),
-        o: &AttentionOutput,
-        d: &Tensor,
-        s: &AttentionShape,
-        seg: &[Segment],
+        inputs: (&Tensor, &Tensor, &Tensor),
+        output: &AttentionOutput,
+        dout: &Tensor,
+        shape: &AttentionShape,
+        segments: &[Segment],
     ) -> (Tensor, Tensor, Tensor) {
-        let (a, b, c) = Reference.attention_grad(i, o, d, s, seg);
-        (self.on(a), self.on(b), self.on(c))
+        attention_grad::attention_grad(self.isa, inputs, output, dout, shape, segments)
     }
     fn route(&self, logits_TE: &Tensor, bias_E: &Tensor, shape: &RouterShape) -> Routes {
         routing::route(self.isa, logits_TE, bias_E, shape)
