@@ -106,6 +106,7 @@ fn clipping_is_scaling_by_the_global_norm() {
         let (after, expected) = run(&by_hand, 0.0);
         assert!(!after.clipped());
         assert!(relative_error(&moments, &expected) < 1e-7);
+        assert!(run(&g, norm * 0.999).0.clipped());
         assert!(!run(&g, norm * 1.001).0.clipped());
         assert!(!run(&g, 0.0).0.clipped());
     }

@@ -72,7 +72,9 @@ fn check(shape: &[usize], nesterov: bool, device: Device) {
 #[test]
 fn six_steps_equal_the_paper() {
     for device in devices() {
-        for shape in [&[5, 12][..], &[12, 5], &[9, 9], &[1, 6], &[6, 1], &[3, 4, 7], &[2, 8, 3], &[2, 33, 17]] {
+        for shape in
+            [&[5, 12][..], &[12, 5], &[9, 9], &[1, 6], &[6, 1], &[3, 4, 7], &[2, 8, 3], &[2, 33, 17], &[9, 2, 3]]
+        {
             for nesterov in [true, false] {
                 check(shape, nesterov, device);
             }
