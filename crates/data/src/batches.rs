@@ -3,6 +3,7 @@
 //!
 //! R rows · T inputs per row · S segments
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::order::row_at;
@@ -89,8 +90,17 @@ impl Batches {
             "micro-batch {micro_batch} of a step with {micro_batches_per_step} (counted from 0)"
         );
         let first = step * self.shape.rows_per_step() as u64 + (micro_batch * rows_per_micro_batch) as u64;
-        let samples = first..first + rows_per_micro_batch as u64;
-        self.rows(samples.map(|sample| row_at(self.seed, sample, self.packing.rows())))
+        self.rows(self.rows_of_samples(first..first + rows_per_micro_batch as u64))
+    }
+
+    /// The rows that these steps read, in order; a row comes again in the next epoch.
+    pub fn rows_of_steps(&self, steps: Range<u64>) -> impl Iterator<Item = usize> + '_ {
+        let per_step = self.shape.rows_per_step() as u64;
+        self.rows_of_samples(steps.start * per_step..steps.end * per_step)
+    }
+
+    fn rows_of_samples(&self, samples: Range<u64>) -> impl Iterator<Item = usize> + '_ {
+        samples.map(|sample| row_at(self.seed, sample, self.packing.rows()))
     }
 
     /// The given rows of the packing, in the given order. Evaluation reads `0..packing().rows()` with it.

@@ -68,6 +68,20 @@ struct Header {
     spec: StoreSpec,
 }
 
+impl Header {
+    fn empty(spec: StoreSpec) -> Self {
+        Header {
+            format_version: FORMAT_VERSION,
+            documents: 0,
+            tokens: 0,
+            text_bytes: 0,
+            corpus_digest: String::new(),
+            tokens_digest: String::new(),
+            spec,
+        }
+    }
+}
+
 /// Only this field is read first: a later version may have changed all others.
 #[derive(Deserialize)]
 struct HeaderVersion {

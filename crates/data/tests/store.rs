@@ -92,6 +92,41 @@ fn a_killed_writer_does_not_disturb_the_next() {
     assert_eq!(entries(folder.path()), ["store"]);
 }
 
+const KILLED_WRITER: &str = "CHOGORI_TEST_KILLED_WRITER";
+
+/// The process that the next test kills: writes to the folder in the variable and never finishes.
+#[test]
+fn killed_writer() {
+    let Some(dir) = std::env::var_os(KILLED_WRITER) else { return };
+    let mut writer = StoreWriter::create(Path::new(&dir), spec(100)).unwrap();
+    loop {
+        writer.append("a", "text", &[5; 1000]).unwrap();
+    }
+}
+
+#[test]
+fn killing_a_writer_leaves_no_store_and_no_lock() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("store");
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "killed_writer"])
+        .env(KILLED_WRITER, &dir)
+        .spawn()
+        .unwrap();
+    let tokens = folder.path().join(".store.partial/tokens.bin");
+    while fs::metadata(&tokens).map_or(0, |metadata| metadata.len()) < 1 << 20 {
+        assert!(child.try_wait().unwrap().is_none(), "the writer ended by itself");
+        std::thread::yield_now();
+    }
+    assert!(matches!(StoreWriter::create(&dir, spec(100)), Err(StoreError::InUse { .. })));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!dir.exists());
+    write(&dir, 100, &[vec![3]]).unwrap();
+    TokenStore::open(&dir).unwrap().verify().unwrap();
+    assert_eq!(entries(folder.path()), ["store"]);
+}
+
 #[test]
 fn writing_refuses_what_reading_would() {
     let (_folder, dir) = example();
@@ -140,7 +175,7 @@ fn damage_is_named() {
     check_damage(|d| edit(d.join("documents.bin"), |b| b[55] = 9), &["documents.bin", "record 3"]);
     check_damage(|d| fs::remove_file(d.join("tokens.bin")).unwrap(), &["tokens.bin"]);
     check_damage(|d| fs::remove_file(d.join("store.json")).unwrap(), &["not a token store"]);
-    check_damage(|d| edit(d.join("store.json"), |b| b.truncate(20)), &["store.json", "not the header"]);
+    check_damage(|d| edit(d.join("store.json"), |b| b.truncate(20)), &["store.json", "not what this program writes"]);
     check_damage(|d| replace_in_header(d, "\"format_version\": 1", "\"format_version\": 2"), &["version 2"]);
     check_damage(|d| replace_in_header(d, "\"documents\": 3", "\"documents\": 18446744073709551615"), &["64 bytes"]);
     check_damage(|d| replace_in_header(d, "\"vocab_size\": 100", "\"vocab_size\": 100000"), &["tokens.bin", "44"]);

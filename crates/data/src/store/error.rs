@@ -11,7 +11,9 @@ pub enum StoreError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{dir} is not a token store: it has no store.json (make one with `chogori data build`)")]
     NotAStore { dir: PathBuf },
-    #[error("{path} is not the header of a token store: {source}")]
+    #[error("{dir} is not a tokenised corpus: it has no split.json (make one with `chogori data build`)")]
+    NotACorpus { dir: PathBuf },
+    #[error("{path} is not what this program writes: {source}")]
     Header { path: PathBuf, source: serde_json::Error },
     #[error("{path} has format version {found}, this program reads version {supported}: build the store again")]
     Version { path: PathBuf, found: u32, supported: u32 },
@@ -33,7 +35,7 @@ pub enum StoreError {
     Exists { dir: PathBuf },
     #[error("{dir} is being written by another process: wait for it or choose another folder")]
     InUse { dir: PathBuf },
-    #[error("no document was written to {dir}: the corpus is empty, or everything fell to the other side of the split")]
+    #[error("no document was written to {dir}: the corpus is empty")]
     Empty { dir: PathBuf },
     #[error("the documents in {dir} hold nothing to predict: each has fewer than two tokens; add text to the corpus")]
     NothingToPredict { dir: PathBuf },

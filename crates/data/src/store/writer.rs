@@ -1,29 +1,27 @@
-//! Writes a token store to the side and renames it when it is whole, so that a process that is killed at any moment
-//! leaves either the complete store or none.
+//! Writes a token store document by document; it appears at its place when it is whole.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{DOCUMENTS_FILE, FORMAT_VERSION, HEADER_FILE, Header, StoreError, StoreSpec, TOKENS_FILE};
+use super::{DOCUMENTS_FILE, HEADER_FILE, Header, StoreError, StoreSpec, TOKENS_FILE};
+use crate::atomic_folder::AtomicFolder;
 use crate::stable_hash::Digest;
 
-/// Takes documents one by one; nothing is visible at its place before [`StoreWriter::finish`].
+/// Takes documents one by one; nothing is visible at its place before [`StoreWriter::finish`], and nothing stays
+/// behind if it is dropped before. A process that is killed leaves a hidden folder that the next writer empties.
 #[derive(Debug)]
 pub struct StoreWriter {
-    dir: PathBuf,
-    /// Sibling folder that becomes `dir`. Emptied again if the writer is dropped unfinished.
-    partial: PathBuf,
-    finished: bool,
     tokens: BufWriter<File>,
     documents: BufWriter<File>,
     header: Header,
     corpus: Digest,
     tokens_digest: Digest,
+    folder: AtomicFolder,
 }
 
 impl StoreWriter {
-    /// Starts a store that will stand at `dir`. What a killed writer of the same store left behind is removed.
+    /// Starts a store that will stand at `dir`.
     ///
     /// # Errors
     /// [`StoreError::Exists`] if something is at `dir`, [`StoreError::InUse`] if another process is writing there,
@@ -31,33 +29,16 @@ impl StoreWriter {
     pub fn create(dir: &Path, spec: StoreSpec) -> Result<Self, StoreError> {
         let special: Vec<u32> = spec.begin.into_iter().chain([spec.end]).collect();
         check_vocabulary(&spec, &special)?;
-        if dir.exists() {
-            return Err(StoreError::Exists { dir: dir.to_owned() });
-        }
-        let partial = partial_path(dir);
-        fs::create_dir_all(&partial).map_err(StoreError::io(&partial))?;
-        // The lock dies with its process, so a killed writer never blocks the next one.
-        let tokens = create_locked(&partial.join(TOKENS_FILE), dir)?;
-        let documents_path = partial.join(DOCUMENTS_FILE);
+        let (folder, tokens) = AtomicFolder::create(dir, TOKENS_FILE)?;
+        let documents_path = folder.path(DOCUMENTS_FILE);
         let documents = File::create(&documents_path).map_err(StoreError::io(&documents_path))?;
-        let header = Header {
-            format_version: FORMAT_VERSION,
-            documents: 0,
-            tokens: 0,
-            text_bytes: 0,
-            corpus_digest: String::new(),
-            tokens_digest: String::new(),
-            spec,
-        };
         let mut writer = StoreWriter {
-            dir: dir.to_owned(),
-            partial,
-            finished: false,
             tokens: BufWriter::with_capacity(1 << 18, tokens),
             documents: BufWriter::new(documents),
-            header,
+            header: Header::empty(spec),
             corpus: Digest::default(),
             tokens_digest: Digest::default(),
+            folder,
         };
         writer.write_record()?;
         Ok(writer)
@@ -75,7 +56,7 @@ impl StoreWriter {
             2 => whole.iter().flat_map(|&token| (token as u16).to_le_bytes()).collect(),
             _ => whole.iter().flat_map(|&token| token.to_le_bytes()).collect(),
         };
-        self.tokens.write_all(&bytes).map_err(StoreError::io(&self.partial.join(TOKENS_FILE)))?;
+        self.tokens.write_all(&bytes).map_err(StoreError::io(&self.folder.path(TOKENS_FILE)))?;
         add_tokens(&mut self.tokens_digest, &whole);
         self.corpus.add(id.as_bytes());
         self.corpus.add(text.as_bytes());
@@ -95,6 +76,11 @@ impl StoreWriter {
         self.header.tokens
     }
 
+    /// Bytes of text so far.
+    pub fn text_bytes(&self) -> u64 {
+        self.header.text_bytes
+    }
+
     /// Writes everything to the disk and moves the store to its place.
     ///
     /// # Errors
@@ -102,38 +88,22 @@ impl StoreWriter {
     /// the place meanwhile, [`StoreError::Io`]. Nothing is left behind in these cases.
     pub fn finish(mut self) -> Result<(), StoreError> {
         if self.header.documents == 0 {
-            return Err(StoreError::Empty { dir: self.dir.clone() });
+            return Err(StoreError::Empty { dir: self.folder.dir().to_owned() });
         }
         self.header.corpus_digest = self.corpus.to_string();
         self.header.tokens_digest = self.tokens_digest.to_string();
-        sync(&mut self.tokens, &self.partial.join(TOKENS_FILE))?;
-        sync(&mut self.documents, &self.partial.join(DOCUMENTS_FILE))?;
-        let header_path = self.partial.join(HEADER_FILE);
-        let header_file = File::create(&header_path).map_err(StoreError::io(&header_path))?;
-        let mut header_writer = BufWriter::new(header_file);
-        serde_json::to_writer_pretty(&mut header_writer, &self.header)
-            .map_err(|source| StoreError::Header { path: header_path.clone(), source })?;
-        sync(&mut header_writer, &header_path)?;
-        if self.dir.exists() {
-            return Err(StoreError::Exists { dir: self.dir.clone() });
-        }
-        fs::rename(&self.partial, &self.dir).map_err(StoreError::io(&self.dir))?;
-        self.finished = true;
-        sync_folder_of(&self.dir)
+        sync(&mut self.tokens, &self.folder.path(TOKENS_FILE))?;
+        sync(&mut self.documents, &self.folder.path(DOCUMENTS_FILE))?;
+        let path = self.folder.path(HEADER_FILE);
+        let mut header = BufWriter::new(File::create(&path).map_err(StoreError::io(&path))?);
+        serde_json::to_writer_pretty(&mut header, &self.header).map_err(|e| StoreError::io(&path)(e.into()))?;
+        sync(&mut header, &path)?;
+        self.folder.publish()
     }
 
     fn write_record(&mut self) -> Result<(), StoreError> {
         let record = [self.header.tokens as u64, self.header.text_bytes].map(u64::to_le_bytes).concat();
-        self.documents.write_all(&record).map_err(StoreError::io(&self.partial.join(DOCUMENTS_FILE)))
-    }
-}
-
-impl Drop for StoreWriter {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Best effort: whatever stays is removed by the next writer of this store.
-            let _ = fs::remove_dir_all(&self.partial);
-        }
+        self.documents.write_all(&record).map_err(StoreError::io(&self.folder.path(DOCUMENTS_FILE)))
     }
 }
 
@@ -149,43 +119,7 @@ fn check_vocabulary(spec: &StoreSpec, tokens: &[u32]) -> Result<(), StoreError> 
     }
 }
 
-/// `corpus` is written as `.corpus.partial` beside it, on the same file system.
-fn partial_path(dir: &Path) -> PathBuf {
-    let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    dir.with_file_name(format!(".{name}.partial"))
-}
-
-/// Creates a file that no other process may write, and empties it only when the lock is ours.
-fn create_locked(path: &Path, dir: &Path) -> Result<File, StoreError> {
-    let file = File::options().write(true).create(true).truncate(false).open(path).map_err(StoreError::io(path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(StoreError::InUse { dir: dir.to_owned() });
-        }
-        Err(TryLockError::Error(source)) => return Err(StoreError::io(path)(source)),
-    }
-    file.set_len(0).map_err(StoreError::io(path))?;
-    Ok(file)
-}
-
 fn sync(writer: &mut BufWriter<File>, path: &Path) -> Result<(), StoreError> {
     writer.flush().map_err(StoreError::io(path))?;
     writer.get_ref().sync_all().map_err(StoreError::io(path))
-}
-
-/// A rename lasts only when the folder that holds the name is on the disk too.
-#[cfg(unix)]
-fn sync_folder_of(dir: &Path) -> Result<(), StoreError> {
-    let parent = match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(parent).and_then(|folder| folder.sync_all()).map_err(StoreError::io(parent))
-}
-
-/// Other systems cannot open folders; they order the rename themselves.
-#[cfg(not(unix))]
-fn sync_folder_of(_dir: &Path) -> Result<(), StoreError> {
-    Ok(())
 }
