@@ -20,7 +20,12 @@ Commands:
 ";
 
 fn main() -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies one folder below the workspace root");
+    // Asked at run time: a program that lies in a shared target folder may have been built from another clone.
+    let Some(manifest) = std::env::var_os("CARGO_MANIFEST_DIR") else {
+        eprintln!("xtask: start it as `cargo xtask`, so that cargo says where the workspace is");
+        return ExitCode::from(2);
+    };
+    let root = Path::new(&manifest).parent().expect("xtask lies one folder below the workspace root");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["ci"] => ci::run(root),
