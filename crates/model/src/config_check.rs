@@ -85,7 +85,9 @@ impl Config {
         let layers = self.num_hidden_layers;
         say(
             self.num_nextn_predict_layers > 0,
-            format!("multi-token prediction is not computed: weights of model.layers.{layers} and above are skipped"),
+            format!(
+                "multi-token prediction is not computed: weights of model.layers.{layers} and above, if any, are skipped"
+            ),
         );
         say(self.quantization.is_some(), "FP8 weights are expanded on load; activations stay unquantised".into());
         let largest = self.eos_token_ids.iter().chain(&self.bos_token_id).max().copied().unwrap_or(0) as usize;

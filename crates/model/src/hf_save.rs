@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tensor::{DType, Tensor};
 
-use crate::config::{Config, ModelType, WeightDtype};
+use crate::config::{Config, ModelType, Moe, ScoringFunc, TopkMethod, WeightDtype};
 use crate::hf_files::{INDEX_FILE, SINGLE_FILE};
 use crate::layout::{Kind, ParameterSpec, parameters};
 use crate::pending_folder::PendingFolder;
@@ -172,6 +172,20 @@ impl Config {
         config.dtype = if dtype == DType::F32 { WeightDtype::F32 } else { WeightDtype::Bf16 };
         config.quantization = None;
         config.num_nextn_predict_layers = 0;
+        // transformers insists on numbers for experts even where no layer has any.
+        config.moe.get_or_insert(Moe {
+            first_k_dense_replace: self.num_hidden_layers,
+            n_routed_experts: 1,
+            n_shared_experts: 1,
+            num_experts_per_tok: 1,
+            moe_intermediate_size: 1,
+            scoring_func: ScoringFunc::Sigmoid,
+            topk_method: TopkMethod::NoauxTc,
+            n_group: 1,
+            topk_group: 1,
+            norm_topk_prob: true,
+            routed_scaling_factor: 1.0,
+        });
         config.extra.insert("architectures".into(), json!([class]));
         // Points at Python files that are not copied.
         config.extra.remove("auto_map");

@@ -51,7 +51,7 @@ fn presets_hold_the_published_values() {
     assert!(moonlight.notes().is_empty());
     let deepseek = Config::preset("deepseek-v3").unwrap();
     assert!(deepseek.moe.as_ref().unwrap().is_grouped());
-    assert!(deepseek.notes()[0].contains("model.layers.61 and above are skipped"));
+    assert!(deepseek.notes()[0].contains("model.layers.61 and above, if any, are skipped"));
 }
 
 #[test]

@@ -69,6 +69,12 @@ fn a_saved_config_is_one_that_transformers_has() {
     assert_eq!(stored["model_type"], "deepseek_v3");
     assert_eq!(stored["architectures"], json!(["DeepseekV3ForCausalLM"]));
     assert!(stored.get("quantization_config").is_none());
+    let mut dense = tiny();
+    dense.moe = None;
+    let stored = dense.stored_as(DType::F32);
+    assert!(stored.to_value()["n_routed_experts"].is_u64(), "transformers takes no null here");
+    assert_eq!(stored.parameter_counts(), dense.parameter_counts());
+    assert_eq!(Config::from_value(stored.to_value()).unwrap(), stored);
 }
 
 #[test]
