@@ -1,4 +1,4 @@
-//! What one model of Kimi K2's family is: sizes, attention, experts, positions, and every constant that changes a result.
+//! What one model of Kimi K2's family is: sizes, attention, experts, positions, all constants that change a result.
 //!
 //! A [`Config`] comes from an HF `config.json` of `kimi_k2`, `deepseek_v3` (Moonlight too) or `deepseek_v2`
 //! ([`Config::from_file`], [`Config::from_value`], [`Config::preset`]) and is checked once, on entry; whoever holds one

@@ -1,7 +1,7 @@
 //! `config.json` of the DeepSeek-V3 family: reading, refusing, and writing it back.
 //!
-//! Each key is one of four: it becomes a field; only one value of it is supported ([`FIXED`]); it is known to change
-//! nothing here ([`HARMLESS`]); or it is unknown, then it is kept and [`Config::notes`] names it. Older files carry
+//! Each key is one of four: it becomes a field; only one value of it is supported (`FIXED`); it is known to change
+//! nothing here (`HARMLESS`); or it is unknown, then it is kept and [`Config::notes`] names it. Older files carry
 //! `rope_theta` and `rope_scaling`, newer ones `rope_parameters`; both are read, the older one is written because
 //! every `transformers` since 4.50 reads it.
 

@@ -1,6 +1,6 @@
 //! Writes a model as an HF folder that `transformers` loads unchanged: shards, index, config.json, further files.
 //!
-//! The folder appears whole or not at all ([`PendingFolder`]); one tensor at a time is copied. Weights are stored as
+//! The folder appears whole or not at all ([`crate::pending_folder`]); one tensor at a time is copied. Weights are stored as
 //! F32 or BF16, the router's selection bias always as F32, because its steps are far below BF16's resolution.
 
 use std::cmp::Reverse;
