@@ -1,10 +1,10 @@
 //! What a run measures, step by step: `metrics.jsonl`, and the same scalars for TensorBoard.
 //!
-//! One JSON object per line, each with its `step`; further numbers and arrays (`max_logits` as
-//! `[layer][head]`, `expert_load` as `[layer][expert]`, ...) are the writer's choice. The file stays one
-//! series whatever happens to the run: a resume cuts the lines behind its checkpoint, and a line that a
-//! kill tore in half. The event file is a function of `metrics.jsonl` alone, so it is made anew from it
-//! on every start and never contradicts it.
+//! One JSON object per line, each with its `step`, the number of steps taken so far; further numbers and arrays
+//! (`max_logits` as `[layer][head]`, `expert_load` as `[layer][expert]`, ...) are the trainer's choice. The file
+//! stays one series whatever happens to the run: a resume cuts the lines behind its checkpoint, and a line that a
+//! kill tore in half. The event file is a function of `metrics.jsonl` alone, so it is made anew from it on every
+//! start and never contradicts it.
 
 mod tensorboard;
 

@@ -10,7 +10,7 @@ fn record(step: u64) -> Record {
         "step": step,
         "loss": metrics::number(3.0 / step as f32),
         "max_logits": [[1.5, 2.5], [3.5, null]],
-        "wall_s": step as f64 * 0.5,
+        "seconds": step as f64 * 0.5,
     });
     record.as_object().unwrap().clone()
 }

@@ -3,7 +3,7 @@
 //! A frame is `length u64 · masked crc32c(length) u32 · bytes · masked crc32c(bytes) u32`, little endian.
 //! Of `tensorflow.Event` we write wall_time (1), step (2), file_version (3) and summary (5); a summary
 //! is a list of values with tag (1) and simple_value (2). Numbers inside nested objects get the tag
-//! `outer/inner`; arrays stay in `metrics.jsonl`. The wall time is the record's `wall_s`, so no clock is read here.
+//! `outer/inner`; arrays stay in `metrics.jsonl`. The wall time is the record's `seconds`, so no clock is read here.
 
 use std::fs::File;
 use std::io::Write;
@@ -41,9 +41,9 @@ impl EventFile {
         if summary.is_empty() {
             return Ok(());
         }
-        let wall_s = record.get("wall_s").and_then(Value::as_f64);
+        let seconds = record.get("seconds").and_then(Value::as_f64);
         let mut event = Vec::new();
-        put_f64(&mut event, 1, wall_s.unwrap_or(0.0));
+        put_f64(&mut event, 1, seconds.unwrap_or(0.0));
         put_key(&mut event, 2, VARINT);
         put_varint(&mut event, step);
         put_bytes(&mut event, 5, &summary);
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn an_event_has_the_bytes_of_the_protobuf_encoding() {
-        let record = serde_json::json!({"step": 300, "loss": 1.5, "wall_s": 2.0});
+        let record = serde_json::json!({"step": 300, "loss": 1.5, "seconds": 2.0});
         let folder = tempfile::tempdir().unwrap();
         let mut events = EventFile::create(folder.path()).unwrap();
         events.append(300, record.as_object().unwrap()).unwrap();
@@ -152,12 +152,12 @@ mod tests {
         let event = &bytes[header_frame + 12..bytes.len() - 4];
         let mut expected = vec![0x09, 0, 0, 0, 0, 0, 0, 0, 0x40]; // wall_time = 2.0
         expected.extend([0x10, 0xac, 0x02]); // step = 300
-        expected.extend([0x2a, 28]); // summary
+        expected.extend([0x2a, 29]); // summary
         expected.extend([0x0a, 11, 0x0a, 4]);
         expected.extend(b"loss");
         expected.extend([0x15, 0, 0, 0xc0, 0x3f]);
-        expected.extend([0x0a, 13, 0x0a, 6]);
-        expected.extend(b"wall_s");
+        expected.extend([0x0a, 14, 0x0a, 7]);
+        expected.extend(b"seconds");
         expected.extend([0x15, 0, 0, 0, 0x40]);
         assert_eq!(event, expected);
         let length = &bytes[header_frame..header_frame + 8];
