@@ -10,6 +10,7 @@ mod gemm;
 mod lanes;
 mod loss;
 mod math;
+mod newton_schulz;
 mod norm;
 mod optim;
 mod parallel;
@@ -21,8 +22,6 @@ pub mod isa;
 pub mod peak;
 
 use super::*;
-use crate::device::Device;
-use crate::kernels::reference::Reference;
 pub use isa::Isa;
 
 /// The kernel set of one instruction set.
@@ -41,9 +40,6 @@ impl Simd {
             Simd { isa: Isa::Amx },
         ];
         isa.is_supported().then(|| &ALL[isa as usize])
-    }
-    fn on(&self, t: Tensor) -> Tensor {
-        t.to_device(Device::cpu_with(self.isa).expect("supported"))
     }
 }
 
@@ -162,7 +158,7 @@ impl Kernels for Simd {
         optim::muon_momentum(self.isa, momentum, grad, mu, nesterov)
     }
     fn newton_schulz(&self, x: &Tensor, c: &[[f64; 3]], d: DType) -> Tensor {
-        self.on(Reference.newton_schulz(x, c, d))
+        newton_schulz::newton_schulz(self.isa, x, c, d)
     }
     fn decay_and_step(&self, param: &mut Tensor, update: &Tensor, keep: f64, rate: f64) {
         optim::decay_and_step(self.isa, param, update, keep, rate)
