@@ -1,0 +1,98 @@
+//! Opening the corpus that a recipe names.
+
+use std::path::Path;
+
+use data::corpus::{self, CorpusOptions, Document, Faults};
+use data::registry::{self, RegistryOptions};
+use train::prepare::{self, PrepareError, PrepareProgress, PreparedData};
+use train::recipe::{Corpus, Pretrain};
+
+use crate::progress::Spinner;
+use crate::say::Narrator;
+
+/// The lock file that this program was built with, and the manifests that say which packages it always needs.
+const LOCK: &str = include_str!("../../../Cargo.lock");
+const MANIFESTS: [&str; 11] = [
+    include_str!("../../../Cargo.toml"),
+    include_str!("../Cargo.toml"),
+    include_str!("../../checkpoint/Cargo.toml"),
+    include_str!("../../data/Cargo.toml"),
+    include_str!("../../eval/Cargo.toml"),
+    include_str!("../../inference/Cargo.toml"),
+    include_str!("../../model/Cargo.toml"),
+    include_str!("../../optim/Cargo.toml"),
+    include_str!("../../tensor/Cargo.toml"),
+    include_str!("../../tokens/Cargo.toml"),
+    include_str!("../../train/Cargo.toml"),
+];
+
+/// Fills (or goes on filling, or just opens) the data folder of a recipe, telling how far it is.
+pub fn prepare(recipe: &Pretrain, dir: &Path, narrator: Narrator) -> anyhow::Result<PreparedData> {
+    // A folder that `chogori data build` made can stand in for a corpus.
+    if let Corpus::Path(path) = &recipe.data.corpus
+        && PreparedData::is_at(path)
+    {
+        return Ok(PreparedData::open(path)?);
+    }
+    if PreparedData::is_at(dir) {
+        return Ok(PreparedData::open(dir)?);
+    }
+    let documents = match &recipe.data.corpus {
+        Corpus::Registry => Some(read_registry(narrator)?),
+        Corpus::Path(_) => None,
+    };
+    let open = || -> Result<Box<dyn Iterator<Item = _>>, PrepareError> {
+        match (&documents, &recipe.data.corpus) {
+            (Some(documents), _) => Ok(Box::new(documents.clone().into_iter().map(Ok))),
+            (None, Corpus::Path(path)) => Ok(Box::new(corpus::open(path, options(recipe))?)),
+            (None, Corpus::Registry) => unreachable!("read above"),
+        }
+    };
+    let spinner = Spinner::new();
+    let threads = tensor::pool::threads();
+    let prepared = prepare::prepare(recipe, dir, &open, threads, &mut |step| {
+        spinner.say(match step {
+            PrepareProgress::Sampling(bytes) => {
+                format!("choosing text for the tokenizer: {:.1} MB read", bytes as f64 / 1e6)
+            }
+            PrepareProgress::Merging(done, wanted) => format!("tokenizer: {done} of {wanted} merges"),
+            PrepareProgress::Encoding(bytes) => format!("encoding: {:.1} MB", bytes as f64 / 1e6),
+        })
+    })?;
+    spinner.finish();
+    Ok(prepared)
+}
+
+fn options(recipe: &Pretrain) -> CorpusOptions {
+    CorpusOptions {
+        text_field: recipe.data.text_field.clone(),
+        document_bytes_max: recipe.data.max_document_bytes,
+        // Documents above the limit are left out, as the recipe's key says; they are counted.
+        faults: Faults::Skip,
+        ..CorpusOptions::default()
+    }
+}
+
+fn read_registry(narrator: Narrator) -> anyhow::Result<Vec<Document>> {
+    let options = RegistryOptions {
+        root: "chogori".into(),
+        manifests: MANIFESTS.map(String::from).to_vec(),
+        file_bytes_max: RegistryOptions::FILE_BYTES_MAX,
+    };
+    let corpus = registry::read(LOCK, &registry::sources_folder(), &options)?;
+    narrator.line(format_args!(
+        "corpus      Rust and Markdown sources of {} packages: {} files, {:.1} MB, digest {}",
+        corpus.packages.len(),
+        corpus.documents.len(),
+        corpus.text_bytes as f64 / 1e6,
+        &corpus.digest[..12],
+    ));
+    if !corpus.missing.is_empty() {
+        narrator.line(format_args!(
+            "            {} packages are missing ({}): `cargo fetch` in the repository brings them",
+            corpus.missing.len(),
+            corpus.missing.join(", ")
+        ));
+    }
+    Ok(corpus.documents)
+}
