@@ -18,12 +18,14 @@ use serde::{Deserialize, Serialize};
 use crate::stable_hash::Digest;
 
 mod error;
+mod header;
 mod writer;
 
 pub use error::StoreError;
 pub use writer::StoreWriter;
 
-const FORMAT_VERSION: u32 = 1;
+use header::Header;
+
 const TOKENS_FILE: &str = "tokens.bin";
 const DOCUMENTS_FILE: &str = "documents.bin";
 const HEADER_FILE: &str = "store.json";
@@ -53,39 +55,18 @@ impl StoreSpec {
     fn first_outside(&self, tokens: &[u32]) -> Option<u32> {
         tokens.iter().copied().find(|&token| token as usize >= self.vocab_size)
     }
-}
 
-/// `store.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    format_version: u32,
-    documents: usize,
-    tokens: usize,
-    text_bytes: u64,
-    corpus_digest: String,
-    tokens_digest: String,
-    spec: StoreSpec,
-}
-
-impl Header {
-    fn empty(spec: StoreSpec) -> Self {
-        Header {
-            format_version: FORMAT_VERSION,
-            documents: 0,
-            tokens: 0,
-            text_bytes: 0,
-            corpus_digest: String::new(),
-            tokens_digest: String::new(),
-            spec,
+    fn check_vocabulary(&self, tokens: &[u32]) -> Result<(), StoreError> {
+        match self.first_outside(tokens) {
+            None => Ok(()),
+            Some(token) => Err(StoreError::Vocabulary { token, vocab_size: self.vocab_size }),
         }
     }
-}
 
-/// Only this field is read first: a later version may have changed all others.
-#[derive(Deserialize)]
-struct HeaderVersion {
-    format_version: u32,
+    fn check_special_tokens(&self) -> Result<(), StoreError> {
+        let special: Vec<u32> = self.begin.into_iter().chain([self.end]).collect();
+        self.check_vocabulary(&special)
+    }
 }
 
 /// An open token store. Reading touches only the pages that hold what is read.
@@ -106,7 +87,7 @@ impl TokenStore {
     /// # Errors
     /// [`StoreError`], naming the file that is missing, cut short, too long, of another version or inconsistent.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let header = read_header(&dir.join(HEADER_FILE))?;
+        let header = Header::read(&dir.join(HEADER_FILE))?;
         let record_bytes = header.documents.checked_add(1).and_then(|n| n.checked_mul(RECORD_BYTES));
         let documents = map(&dir.join(DOCUMENTS_FILE), record_bytes)?;
         let token_bytes = header.tokens.checked_mul(header.spec.token_bytes());
@@ -247,22 +228,6 @@ impl TokenStore {
             Some(record) => Err(StoreError::Offsets { path: self.dir.join(DOCUMENTS_FILE), record }),
         }
     }
-}
-
-fn read_header(path: &Path) -> Result<Header, StoreError> {
-    let text = std::fs::read_to_string(path).map_err(|source| {
-        if source.kind() == std::io::ErrorKind::NotFound {
-            let dir = path.parent().unwrap_or(path).to_owned();
-            return StoreError::NotAStore { dir };
-        }
-        StoreError::io(path)(source)
-    })?;
-    let malformed = |source| StoreError::Header { path: path.to_owned(), source };
-    let HeaderVersion { format_version } = serde_json::from_str(&text).map_err(malformed)?;
-    if format_version != FORMAT_VERSION {
-        return Err(StoreError::Version { path: path.to_owned(), found: format_version, supported: FORMAT_VERSION });
-    }
-    serde_json::from_str(&text).map_err(malformed)
 }
 
 /// Maps a file that must have exactly `expected` bytes (`None`: a size that no file can have).

@@ -177,6 +177,7 @@ fn damage_is_named() {
     check_damage(|d| fs::remove_file(d.join("store.json")).unwrap(), &["not a token store"]);
     check_damage(|d| edit(d.join("store.json"), |b| b.truncate(20)), &["store.json", "not what this program writes"]);
     check_damage(|d| replace_in_header(d, "\"format_version\": 1", "\"format_version\": 2"), &["version 2"]);
+    check_damage(|d| replace_in_header(d, "\"end\": 2", "\"end\": 100"), &["token 100"]);
     check_damage(|d| replace_in_header(d, "\"documents\": 3", "\"documents\": 18446744073709551615"), &["64 bytes"]);
     check_damage(|d| replace_in_header(d, "\"vocab_size\": 100", "\"vocab_size\": 100000"), &["tokens.bin", "44"]);
 }

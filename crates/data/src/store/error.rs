@@ -29,7 +29,9 @@ pub enum StoreError {
     TokenOutOfRange { path: PathBuf, document: usize, token: u32, vocab_size: usize },
     #[error("{path} is not what was written: its digest differs from store.json; build the store again")]
     Altered { path: PathBuf },
-    #[error("the tokenizer gave token {token} for a vocabulary of {vocab_size}: vocab_size must be above every id")]
+    #[error(
+        "token {token} lies outside the vocabulary of {vocab_size}: vocab_size must be above every id, special tokens included"
+    )]
     Vocabulary { token: u32, vocab_size: usize },
     #[error("{dir} exists already: remove it or choose another folder for the token store")]
     Exists { dir: PathBuf },

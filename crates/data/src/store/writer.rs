@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use super::{DOCUMENTS_FILE, HEADER_FILE, Header, StoreError, StoreSpec, TOKENS_FILE};
+use super::header::Header;
+use super::{DOCUMENTS_FILE, HEADER_FILE, StoreError, StoreSpec, TOKENS_FILE};
 use crate::atomic_folder::AtomicFolder;
 use crate::stable_hash::Digest;
 
@@ -27,8 +28,7 @@ impl StoreWriter {
     /// [`StoreError::Exists`] if something is at `dir`, [`StoreError::InUse`] if another process is writing there,
     /// [`StoreError::Vocabulary`] if a special token lies outside the vocabulary, [`StoreError::Io`].
     pub fn create(dir: &Path, spec: StoreSpec) -> Result<Self, StoreError> {
-        let special: Vec<u32> = spec.begin.into_iter().chain([spec.end]).collect();
-        check_vocabulary(&spec, &special)?;
+        spec.check_special_tokens()?;
         let (folder, tokens) = AtomicFolder::create(dir, TOKENS_FILE)?;
         let documents_path = folder.path(DOCUMENTS_FILE);
         let documents = File::create(&documents_path).map_err(StoreError::io(&documents_path))?;
@@ -49,7 +49,7 @@ impl StoreWriter {
     /// # Errors
     /// [`StoreError::Vocabulary`] if an id lies outside the vocabulary, [`StoreError::Io`] (a full disk, say).
     pub fn append(&mut self, id: &str, text: &str, tokens: &[u32]) -> Result<(), StoreError> {
-        check_vocabulary(&self.header.spec, tokens)?;
+        self.header.spec.check_vocabulary(tokens)?;
         let (begin, end) = (self.header.spec.begin, self.header.spec.end);
         let whole: Vec<u32> = begin.into_iter().chain(tokens.iter().copied()).chain([end]).collect();
         let bytes: Vec<u8> = match self.header.spec.token_bytes() {
@@ -110,13 +110,6 @@ impl StoreWriter {
 /// Adds ids to a digest in a form that does not depend on how wide they are stored.
 pub(super) fn add_tokens(digest: &mut Digest, tokens: &[u32]) {
     tokens.iter().for_each(|token| digest.add_raw(&token.to_le_bytes()));
-}
-
-fn check_vocabulary(spec: &StoreSpec, tokens: &[u32]) -> Result<(), StoreError> {
-    match spec.first_outside(tokens) {
-        None => Ok(()),
-        Some(token) => Err(StoreError::Vocabulary { token, vocab_size: spec.vocab_size }),
-    }
 }
 
 fn sync(writer: &mut BufWriter<File>, path: &Path) -> Result<(), StoreError> {
