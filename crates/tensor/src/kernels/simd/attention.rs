@@ -6,18 +6,19 @@
 
 #![expect(unsafe_code, reason = "tasks write the columns of their head")]
 
-use super::attention_blocks::{Blocks, Columns, Inputs, KEYS, Scratch, Tiles, check_segments};
-use super::gemm::words::{Numbers, Operand, Order};
+use super::attention_blocks::{Blocks, Columns, Inputs, KEYS, Scratch, Steps, Tiles, check_segments};
+use super::gemm::words::{Operand, Order};
 use super::isa::multiversion;
+use super::lanes::{Real, larger};
 use super::math::{exp_nonpositive, log};
 use super::parallel::{empty, for_each_item};
-use crate::dtype::DType;
+use crate::dtype::{Bf16, DType};
 use crate::kernels::simd::Isa;
 use crate::kernels::{AttentionOutput, AttentionShape, Segment};
 use crate::tensor::Tensor;
 
 /// Most queries of a task: enough to make packing a block of keys cheap, few enough for the second cache.
-const QUERIES: usize = 256;
+const QUERIES: usize = 512;
 
 /// Some queries of one head.
 struct Task {
@@ -57,11 +58,13 @@ pub fn attention(
         output.log_sum_exp_TH = Tensor::zeros(output.out.device(), DType::F32, &[queries, heads]);
     }
     let blocks = Blocks::new(isa, inputs.q.dtype());
-    let tasks = tasks(&blocks, segments, heads);
+    let tasks = tasks(segments, heads);
     let mut largest = vec![f32::NEG_INFINITY; tasks.len()];
     let (out, log_sums) = (Columns::of(&mut output.out), Columns::of(&mut output.log_sum_exp_TH));
     for_each_item(tasks.iter().zip(&mut largest), |_, (task, largest)| {
-        *largest = Forward::new(&blocks, &inputs, task).run(&out, &log_sums);
+        let forward = Forward::new(&blocks, &inputs, task);
+        let run = if blocks.rounds_left() { Forward::run::<Bf16> } else { Forward::run::<f32> };
+        *largest = run(&forward, &out, &log_sums);
     });
     let max_logit = output.max_logit_H.host_mut::<f32>();
     max_logit.fill(f32::NEG_INFINITY);
@@ -70,13 +73,13 @@ pub fn attention(
 }
 
 /// Cuts the segments' queries into tasks, the longest first.
-fn tasks(blocks: &Blocks, segments: &[Segment], heads: usize) -> Vec<Task> {
-    let most = QUERIES - QUERIES % blocks.tile_rows();
+fn tasks(segments: &[Segment], heads: usize) -> Vec<Task> {
     let mut tasks = Vec::new();
     for segment in segments {
-        for (first, head) in (0..segment.query_len).step_by(most).flat_map(|first| (0..heads).map(move |h| (first, h)))
-        {
-            tasks.push(Task { segment: *segment, head, first, count: most.min(segment.query_len - first) });
+        let parts = segment.query_len.div_ceil(QUERIES);
+        for (part, head) in (0..parts).flat_map(|part| (0..heads).map(move |head| (part, head))) {
+            let [first, end] = [part, part + 1].map(|part| part * segment.query_len / parts);
+            tasks.push(Task { segment: *segment, head, first, count: end - first });
         }
     }
     tasks.sort_by_key(|task| std::cmp::Reverse(task.count * task.visible(task.count - 1)));
@@ -89,8 +92,8 @@ struct Forward<'a> {
     inputs: &'a Inputs,
     task: &'a Task,
     tiles: Tiles,
-    /// Query and key width.
-    depth: usize,
+    /// Steps of a score's sum.
+    steps: usize,
     /// Width of the values in whole panels.
     value_padded: usize,
 }
@@ -103,66 +106,91 @@ struct Running {
 
 impl<'a> Forward<'a> {
     fn new(blocks: &'a Blocks, inputs: &'a Inputs, task: &'a Task) -> Self {
-        let (depth, value_padded) = (inputs.shape.nope + inputs.shape.rope, blocks.padded(inputs.shape.value));
-        Self { blocks, inputs, task, tiles: blocks.tiles(task.count), depth, value_padded }
+        let AttentionShape { nope, rope, value, .. } = inputs.shape;
+        let (steps, value_padded) = (blocks.steps(nope) + blocks.steps(rope), blocks.padded(value));
+        Self { blocks, inputs, task, tiles: blocks.tiles(task.count), steps, value_padded }
     }
 
-    /// Writes outputs and logarithms of the denominators; returns the largest scaled score.
-    fn run(&self, out: &Columns, log_sums: &Columns) -> f32 {
-        let Self { blocks, inputs, task, tiles, depth, value_padded } = *self;
+    /// Writes outputs and logarithms of the denominators; returns the largest scaled score. Probabilities become
+    /// operands of products as `P`.
+    fn run<P: Real>(&self, out: &Columns, log_sums: &Columns) -> f32 {
+        let Self { blocks, inputs, task, tiles, steps, value_padded } = *self;
         let (segment, value, tile_rows) = (task.segment, inputs.shape.value, blocks.tile_rows());
         let words = [
-            blocks.left_words(depth) * tiles.count(),
-            blocks.right_words(KEYS, depth),
-            blocks.right_words(value, KEYS),
-            blocks.left_words(KEYS),
+            blocks.left_words(steps) * tiles.count(),
+            blocks.right_words(KEYS, steps),
+            blocks.right_words(value, blocks.steps(KEYS)),
+            blocks.left_words(blocks.steps(KEYS)),
         ];
         let floats = [tile_rows * KEYS, task.count * value_padded];
         let (mut words_memory, mut floats_memory) = (Scratch::new(&words), Scratch::new(&floats));
+        let mut p_memory = Scratch::new(&[tile_rows * KEYS]);
         let [q_words, k_words, v_words, p_words] = words_memory.split::<u32, 4>(words);
         let [scores, sums] = floats_memory.split::<f32, 2>(floats);
-        let (mut keys, mut running) =
-            (inputs.key_block(), Running { max: vec![f32::NEG_INFINITY; task.count], sum: vec![0.0; task.count] });
+        let [p] = p_memory.split::<P, 1>([tile_rows * KEYS]);
+        let mut running = Running { max: vec![f32::NEG_INFINITY; task.count], sum: vec![0.0; task.count] };
 
-        let queries = inputs.queries(task.head, segment.query_start + task.first, Order::ByLines);
-        blocks.pack_left(queries, tiles, depth, q_words);
-        for start in (0..task.visible(task.count - 1)).step_by(KEYS) {
-            let (first, count) = (segment.key_start + start, KEYS.min(segment.key_len - start));
-            inputs.copy_keys(task.head, first, count, &mut keys);
-            let keys = Operand { numbers: Numbers::of(&keys), stride: depth, order: Order::ByLines };
-            blocks.pack_right(keys, count, depth, k_words);
-            blocks.pack_right(inputs.values(task.head, first, Order::BySteps), value, count, v_words);
+        self.pack_queries(q_words);
+        let last = task.visible(task.count - 1);
+        for start in (0..last).step_by(KEYS) {
+            let keys = KEYS.min(segment.key_len - start);
+            self.pack_keys(start, keys, k_words, v_words);
+            let next = segment.key_start + (start + KEYS).min(last)..segment.key_start + (start + 2 * KEYS).min(last);
+            inputs.prefetch(task.head, next);
             for tile in 0..tiles.count() {
-                let (row, rows) = tiles.tile(tile);
+                let rows = tiles.tile(tile);
                 // Keys of this block that the tile's last query sees.
-                let seen = task.visible(row + rows - 1).saturating_sub(start).min(KEYS);
+                let seen = task.visible(rows.end - 1).saturating_sub(start).min(KEYS);
                 if seen == 0 {
                     continue;
                 }
-                let q = &q_words[tile * blocks.left_words(depth)..];
-                blocks.multiply((q, rows), (k_words, depth), (seen, depth), (scores, KEYS), false);
-                let sums = &mut sums[row * value_padded..][..rows * value_padded];
-                let seen_first = task.visible(row) as isize - start as isize;
-                let (max, sum) = (&mut running.max[row..row + rows], &mut running.sum[row..row + rows]);
-                soften(blocks.isa, scores, seen_first, inputs.shape.scale as f32, max, sum, sums);
-                let p = Operand { numbers: Numbers::F32(scores), stride: KEYS, order: Order::ByLines };
-                blocks.pack_left(p, blocks.tiles(rows), seen, p_words);
-                blocks.multiply((p_words, rows), (v_words, count), (value, seen), (sums, value_padded), start > 0);
+                let q = (&q_words[tile * blocks.left_words(steps)..], rows.len());
+                blocks.multiply(q, (k_words, steps), (seen, steps), (scores, KEYS), false);
+                let sums = &mut sums[rows.start * value_padded..rows.end * value_padded];
+                let seen_first = task.visible(rows.start) as isize - start as isize;
+                let (max, sum) = (&mut running.max[rows.clone()], &mut running.sum[rows.clone()]);
+                soften(blocks.isa, scores, seen_first, inputs.shape.scale as f32, max, sum, sums, p);
+                let operand = Operand { numbers: P::numbers(p), stride: KEYS, order: Order::ByLines };
+                let seen_steps = blocks.steps(seen);
+                blocks.pack_left(operand, blocks.tiles(rows.len()), seen, Steps::all(seen_steps), p_words);
+                let p = (&*p_words, rows.len());
+                blocks.multiply(p, (v_words, blocks.steps(keys)), (value, seen_steps), (sums, value_padded), start > 0);
             }
         }
         self.finish(&running, sums, out, log_sums)
     }
 
+    fn pack_queries(&self, to: &mut [u32]) {
+        let first = self.task.segment.query_start + self.task.first;
+        let mut at = 0;
+        for (operand, width) in self.inputs.queries(self.task.head, first, Order::ByLines) {
+            self.blocks.pack_left(operand, self.tiles, width, Steps { at, all: self.steps }, to);
+            at += self.blocks.steps(width);
+        }
+    }
+
+    /// Packs `count` keys and values from the segment's key `start` on.
+    fn pack_keys(&self, start: usize, count: usize, k_words: &mut [u32], v_words: &mut [u32]) {
+        let (blocks, first) = (self.blocks, self.task.segment.key_start + start);
+        let mut at = 0;
+        for (operand, width) in self.inputs.keys(self.task.head, first, Order::ByLines) {
+            blocks.pack_right(operand, count, width, Steps { at, all: self.steps }, k_words);
+            at += blocks.steps(width);
+        }
+        let values = self.inputs.values(self.task.head, first, Order::BySteps);
+        blocks.pack_right(values, self.inputs.shape.value, count, Steps::all(blocks.steps(count)), v_words);
+    }
+
     fn finish(&self, running: &Running, sums: &mut [f32], out: &Columns, log_sums: &Columns) -> f32 {
-        let (task, shape) = (self.task, self.inputs.shape);
+        let (isa, task, value) = (self.blocks.isa, self.task, self.inputs.shape.value);
         for (i, sums) in sums.chunks_exact_mut(self.value_padded).enumerate() {
             let row = task.segment.query_start + task.first + i;
-            let (sums, inverse) = (&mut sums[..shape.value], 1.0 / running.sum[i]);
-            scale_row(self.blocks.isa, sums, inverse);
+            let sums = &mut sums[..value];
+            scale_row(isa, sums, 1.0 / running.sum[i]);
             // SAFETY: the caller's tensors, in which this task's queries and head are its own.
             unsafe {
-                out.write(row, task.head * shape.value, sums);
-                log_sums.write(row, task.head, &[running.max[i] + log(running.sum[i])]);
+                out.write(isa, row, task.head * value, sums);
+                log_sums.write(isa, row, task.head, &[running.max[i] + log(running.sum[i])]);
             }
         }
         running.max.iter().copied().fold(f32::NEG_INFINITY, f32::max)
@@ -176,60 +204,69 @@ multiversion! {
     }
 }
 
+/// Vectors that a row's values are folded into.
+const LANES: usize = 16;
+/// Most rows of a tile.
+const ROWS: usize = 16;
+
 multiversion! {
-    /// Turns a tile's scores into exponentials relative to the running maximum and brings the running sums up
+    /// Turns a tile's scores into exponentials `p` relative to the running maximum and brings the running sums up
     /// to it. Row i sees the first `seen_first + i` keys of the block.
-    fn soften(
+    fn soften<P: Real>(
         scores: &mut [f32], seen_first: isize, scale: f32, max: &mut [f32], sum: &mut [f32], sums: &mut [f32],
+        p: &mut [P],
     ) {
-        let width = sums.len() / max.len();
-        for (i, row) in scores.as_chunks_mut::<KEYS>().0[..max.len()].iter_mut().enumerate() {
+        let (rows, width) = (max.len(), sums.len() / max.len());
+        let scores = &mut scores.as_chunks_mut::<KEYS>().0[..rows];
+        let mut lanes = [[0.0; LANES]; ROWS];
+        let lanes = &mut lanes[..rows];
+        for (i, (row, lanes)) in scores.iter_mut().zip(lanes.iter_mut()).enumerate() {
             let seen = seen_first.saturating_add_unsigned(i).max(0) as usize;
             if seen < KEYS {
                 row[seen..].fill(f32::NEG_INFINITY);
             }
-            let new_max = (largest(row) * scale).max(max[i]);
-            for x in row.iter_mut() {
-                *x = exp_nonpositive(x.mul_add(scale, -new_max));
+            for j in 0..LANES {
+                lanes[j] = larger(larger(row[j], row[j + 16]), larger(row[j + 32], row[j + 48]));
             }
-            if new_max != max[i] {
+        }
+        fold(lanes, larger);
+        for (i, (max, lanes)) in max.iter_mut().zip(lanes.iter_mut()).enumerate() {
+            let old = *max;
+            *max = larger(lanes[0] * scale, old);
+            if *max != old {
                 // Zero for the first block, whose sums start from nothing.
-                let shrink = exp_nonpositive(max[i] - new_max);
+                let shrink = exp_nonpositive(old - *max);
                 sum[i] *= shrink;
-                if max[i] != f32::NEG_INFINITY {
+                if old != f32::NEG_INFINITY {
                     sums[i * width..][..width].iter_mut().for_each(|x| *x *= shrink);
                 }
-                max[i] = new_max;
             }
-            sum[i] += total(row);
         }
+        for (((row, lanes), p), max) in scores.iter_mut().zip(lanes.iter_mut()).zip(p.chunks_exact_mut(KEYS)).zip(max) {
+            for (x, p) in row.iter_mut().zip(p) {
+                *x = exp_nonpositive(x.mul_add(scale, -*max));
+                *p = P::put(*x);
+            }
+            for j in 0..LANES {
+                lanes[j] = (row[j] + row[j + 16]) + (row[j + 32] + row[j + 48]);
+            }
+        }
+        fold(lanes, |a, b| a + b);
+        sum.iter_mut().zip(lanes).for_each(|(sum, lanes)| *sum += lanes[0]);
     }
 }
 
-/// Largest of a row's scores.
+/// Folds each row into its first element, by halves; one half of all rows at a time, so that each step is
+/// vectors and the rows' latencies overlap.
 #[inline(always)]
-fn largest(row: &[f32; KEYS]) -> f32 {
-    let mut x = *row;
-    let mut half = KEYS / 2;
+fn fold(rows: &mut [[f32; LANES]], operation: impl Fn(f32, f32) -> f32) {
+    let mut half = LANES / 2;
     while half > 0 {
-        for i in 0..half {
-            x[i] = if x[i + half] > x[i] { x[i + half] } else { x[i] };
+        for row in rows.iter_mut() {
+            for i in 0..half {
+                row[i] = operation(row[i], row[i + half]);
+            }
         }
         half /= 2;
     }
-    x[0]
-}
-
-/// Sum of a row, by halves.
-#[inline(always)]
-fn total(row: &[f32; KEYS]) -> f32 {
-    let mut x = *row;
-    let mut half = KEYS / 2;
-    while half > 0 {
-        for i in 0..half {
-            x[i] += x[i + half];
-        }
-        half /= 2;
-    }
-    x[0]
 }

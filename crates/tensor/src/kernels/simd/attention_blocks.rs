@@ -5,9 +5,12 @@
 
 #![expect(unsafe_code, reason = "calls micro-kernels on packed slices, and heads write interleaved columns")]
 
+use std::ops::Range;
+
 use super::cast::cast;
 use super::gemm::micro::Micro;
-use super::gemm::words::{Numbers, Operand, Order, Target};
+use super::gemm::words::{Numbers, Operand, Order, Target, Word};
+use super::isa::multiversion;
 use super::lanes::real;
 use crate::dtype::{Bf16, DType, Element};
 use crate::kernels::simd::Isa;
@@ -44,36 +47,58 @@ impl Inputs {
         Self { q: alike(q), kv: alike(kv), k_rope: alike(k_rope), shape: *shape }
     }
 
-    /// Memory for a block of keys.
-    pub fn key_block(&self) -> Tensor {
-        Tensor::empty(self.q.device(), self.q.dtype(), &[KEYS, self.shape.nope + self.shape.rope])
+    /// The two parts of a head's queries from `first` on, without position and rotary, and their widths.
+    pub fn queries(&self, h: usize, first: usize, order: Order) -> [(Operand<'_>, usize); 2] {
+        let AttentionShape { heads, nope, rope, .. } = self.shape;
+        let (stride, start) = (heads * (nope + rope), h * (nope + rope));
+        let part = |column| operand(&self.q, stride, first, start + column, order);
+        [(part(0), nope), (part(nope), rope)]
     }
 
-    /// Puts the keys `first .. first + count` of a head, whole, one after the other.
-    pub fn copy_keys(&self, h: usize, first: usize, count: usize, to: &mut Tensor) {
+    /// The two parts of a head's keys.
+    pub fn keys(&self, h: usize, first: usize, order: Order) -> [(Operand<'_>, usize); 2] {
         let AttentionShape { heads, nope, rope, value, .. } = self.shape;
-        real!(self.q.dtype(), T => {
+        let plain = operand(&self.kv, heads * (nope + value), first, h * (nope + value), order);
+        [(plain, nope), (operand(&self.k_rope, rope, first, 0, order), rope)]
+    }
+
+    /// A head's values.
+    pub fn values(&self, h: usize, first: usize, order: Order) -> Operand<'_> {
+        let AttentionShape { heads, nope, value, .. } = self.shape;
+        operand(&self.kv, heads * (nope + value), first, h * (nope + value) + nope, order)
+    }
+
+    /// Asks for a head's keys and values ahead of their use: the rows of one head lie too far apart for the
+    /// hardware to notice that they follow each other.
+    pub fn prefetch(&self, h: usize, rows: Range<usize>) {
+        let AttentionShape { heads, nope, rope, value, .. } = self.shape;
+        real!(self.kv.dtype(), T => {
             let (kv, k_rope) = (self.kv.host::<T>(), self.k_rope.host::<T>());
-            for (key, to) in (first..first + count).zip(to.host_mut::<T>().chunks_exact_mut(nope + rope)) {
-                to[..nope].copy_from_slice(&kv[(key * heads + h) * (nope + value)..][..nope]);
-                to[nope..].copy_from_slice(&k_rope[key * rope..][..rope]);
+            for row in rows {
+                prefetch(&kv[(row * heads + h) * (nope + value)..][..nope + value]);
+                prefetch(&k_rope[row * rope..][..rope]);
             }
         });
     }
+}
 
-    /// The queries of a head from `first` on.
-    pub fn queries(&self, h: usize, first: usize, order: Order) -> Operand<'_> {
-        let width = self.shape.nope + self.shape.rope;
-        let (stride, start) = (self.shape.heads * width, h * width);
-        Operand { numbers: Numbers::of(&self.q).from(first * stride + start), stride, order }
-    }
+/// Rows of `x` (`stride` wide) from `first` on, without the columns before `column`.
+fn operand(x: &Tensor, stride: usize, first: usize, column: usize, order: Order) -> Operand<'_> {
+    // Past the last element only where there is nothing to read.
+    let start = (first * stride + column).min(x.len());
+    Operand { numbers: Numbers::of(x).from(start), stride, order }
+}
 
-    /// The values of a head from `first` on.
-    pub fn values(&self, h: usize, first: usize, order: Order) -> Operand<'_> {
-        let AttentionShape { heads, nope, value, .. } = self.shape;
-        let (stride, start) = (heads * (nope + value), h * (nope + value) + nope);
-        Operand { numbers: Numbers::of(&self.kv).from(first * stride + start), stride, order }
+/// Asks for the cache lines of a slice.
+fn prefetch<T>(x: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in x.chunks(64 / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint about an address inside the slice; every x86-64 CPU has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
 }
 
 /// Panics unless the segments lie inside their tensors and no two share a query. `keys_too`: nor a key.
@@ -102,18 +127,34 @@ pub fn check_segments(segments: &[Segment], queries: usize, keys: usize, keys_to
 #[derive(Clone, Copy)]
 pub struct Tiles {
     rows: usize,
-    each: usize,
+    count: usize,
 }
 
 impl Tiles {
     /// Number of tiles.
     pub fn count(self) -> usize {
-        self.rows.div_ceil(self.each.max(1))
+        self.count
     }
 
-    /// First row and number of rows of a tile.
-    pub fn tile(self, i: usize) -> (usize, usize) {
-        (i * self.each, self.each.min(self.rows - i * self.each))
+    /// Rows of a tile.
+    pub fn tile(self, i: usize) -> Range<usize> {
+        i * self.rows / self.count..(i + 1) * self.rows / self.count
+    }
+}
+
+/// Some of the steps of a packed operand.
+#[derive(Clone, Copy)]
+pub struct Steps {
+    /// First of them.
+    pub at: usize,
+    /// Steps of the whole operand.
+    pub all: usize,
+}
+
+impl Steps {
+    /// An operand packed at once.
+    pub fn all(all: usize) -> Self {
+        Self { at: 0, all }
     }
 }
 
@@ -137,6 +178,11 @@ impl Blocks {
         self.micro.rows
     }
 
+    /// Whether left operands are rounded to bf16.
+    pub fn rounds_left(&self) -> bool {
+        self.micro.left == Word::Pair
+    }
+
     /// Columns in whole panels.
     pub fn padded(&self, columns: usize) -> usize {
         columns.next_multiple_of(self.micro.width)
@@ -144,62 +190,73 @@ impl Blocks {
 
     /// Cuts rows into tiles.
     pub fn tiles(&self, rows: usize) -> Tiles {
-        Tiles { rows, each: rows.div_ceil(rows.div_ceil(self.micro.rows).max(1)) }
+        Tiles { rows, count: rows.div_ceil(self.micro.rows) }
+    }
+
+    /// Steps of a sum over `depth` numbers.
+    pub fn steps(&self, depth: usize) -> usize {
+        self.micro.right.steps(depth)
     }
 
     /// Words of one packed tile of rows.
-    pub fn left_words(&self, depth: usize) -> usize {
-        self.micro.right.steps(depth) * self.micro.left_steps() * self.micro.left_stride
+    pub fn left_words(&self, steps: usize) -> usize {
+        steps * self.micro.left_steps() * self.micro.left_stride
     }
 
     /// Words of a packed right operand.
-    pub fn right_words(&self, columns: usize, depth: usize) -> usize {
-        self.micro.right.steps(depth) * self.padded(columns)
+    pub fn right_words(&self, columns: usize, steps: usize) -> usize {
+        steps * self.padded(columns)
     }
 
-    /// Packs the operand's first `tiles.rows` lines, tile by tile.
-    pub fn pack_left(&self, operand: Operand, tiles: Tiles, depth: usize, to: &mut [u32]) {
-        let (stride, words) = (self.micro.left_stride, self.left_words(depth));
+    /// Packs lines of an operand, tile by tile.
+    pub fn pack_left(&self, operand: Operand, tiles: Tiles, depth: usize, steps: Steps, to: &mut [u32]) {
+        let (stride, words) = (self.micro.left_stride, self.left_words(steps.all));
+        let count = self.steps(depth) * self.micro.left_steps();
         for i in 0..tiles.count() {
-            let (first, rows) = tiles.tile(i);
-            let to = &mut to[i * words..][..words];
+            let rows = tiles.tile(i);
+            let to = &mut to[i * words + self.left_words(steps.at)..][..count * stride];
             let target = Target { at: to.as_mut_ptr(), stride, word: self.micro.left };
-            // SAFETY: `to` holds all steps of `stride` lines, and is borrowed here alone.
-            unsafe { operand.pack(self.isa, (first, rows), (0, depth), (stride, words / stride), target) };
+            // SAFETY: `to` holds `count` steps of `stride` lines, and is borrowed here alone.
+            unsafe { operand.pack(self.isa, (rows.start, rows.len()), (0, depth), (stride, count), target) };
         }
     }
 
     /// Packs the operand's first `columns` lines, panel by panel.
-    pub fn pack_right(&self, operand: Operand, columns: usize, depth: usize, to: &mut [u32]) {
-        let (width, steps) = (self.micro.width, self.micro.right.steps(depth));
+    pub fn pack_right(&self, operand: Operand, columns: usize, depth: usize, steps: Steps, to: &mut [u32]) {
+        let (width, count) = (self.micro.width, self.steps(depth));
         for first in (0..columns).step_by(width) {
-            let to = &mut to[first * steps..][..width * steps];
+            let to = &mut to[first * steps.all + steps.at * width..][..count * width];
             let target = Target { at: to.as_mut_ptr(), stride: width, word: self.micro.right };
             let lines = (first, width.min(columns - first));
-            // SAFETY: `to` holds all steps of `width` lines, and is borrowed here alone.
-            unsafe { operand.pack(self.isa, lines, (0, depth), (width, steps), target) };
+            // SAFETY: `to` holds `count` steps of `width` lines, and is borrowed here alone.
+            unsafe { operand.pack(self.isa, lines, (0, depth), (width, count), target) };
         }
     }
 
     /// `c (+)= left · right` for one tile of `rows` rows and the panels that hold the first `columns` columns.
-    /// The sums go over the first `depth` numbers; `right` was packed for `packed_depth`.
+    /// The sums go over the first `steps` steps, of `packed` in the right operand.
     pub fn multiply(
         &self,
         (left, rows): (&[u32], usize),
-        (right, packed_depth): (&[u32], usize),
-        (columns, depth): (usize, usize),
+        (right, packed): (&[u32], usize),
+        (columns, steps): (usize, usize),
         (c, stride): (&mut [f32], usize),
         load: bool,
     ) {
-        let (width, steps) = (self.micro.width, self.micro.right.steps(depth));
-        let panel_words = self.micro.right.steps(packed_depth) * width;
-        assert!(rows >= 1 && rows <= self.micro.rows && left.len() >= self.left_words(depth) && depth <= packed_depth);
+        let width = self.micro.width;
+        assert!(rows >= 1 && rows <= self.micro.rows && steps <= packed && left.len() >= self.left_words(steps));
         for panel in 0..columns.div_ceil(width) {
-            let (right, c) = (&right[panel * panel_words..][..steps * width], &mut c[panel * width..]);
+            let (right, c) = (&right[panel * packed * width..][..steps * width], &mut c[panel * width..]);
             assert!(c.len() >= (rows - 1) * stride + width);
             // SAFETY: the lengths were just checked, and the kernel set exists only where its instructions do.
             unsafe { (self.micro.run)(rows, steps, left.as_ptr(), right.as_ptr(), c.as_mut_ptr(), stride, load) };
         }
+    }
+}
+
+multiversion! {
+    fn round(x: &[f32], out: &mut [Bf16]) {
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = Bf16::from_f32(*x));
     }
 }
 
@@ -255,17 +312,14 @@ impl Columns {
     ///
     /// # Safety
     /// The matrix is alive, and no two threads write the same element.
-    pub unsafe fn write(&self, row: usize, column: usize, values: &[f32]) {
+    pub unsafe fn write(&self, isa: Isa, row: usize, column: usize, values: &[f32]) {
         assert!(row < self.rows && column + values.len() <= self.width);
         let start = row * self.width + column;
         // SAFETY: inside the matrix, and the caller's promise.
         unsafe {
             match self.at {
                 Start::F32(at) => std::slice::from_raw_parts_mut(at.add(start), values.len()).copy_from_slice(values),
-                Start::Bf16(at) => {
-                    let out = std::slice::from_raw_parts_mut(at.add(start), values.len());
-                    out.iter_mut().zip(values).for_each(|(out, x)| *out = Bf16::from_f32(*x));
-                }
+                Start::Bf16(at) => round(isa, values, std::slice::from_raw_parts_mut(at.add(start), values.len())),
             }
         }
     }

@@ -8,13 +8,13 @@
 
 use std::ops::Range;
 
-use super::attention_blocks::{Blocks, Columns, Inputs, KEYS, Scratch, check_segments};
+use super::attention_blocks::{Blocks, Columns, Inputs, KEYS, Scratch, Steps, check_segments};
 use super::gemm::words::{Numbers, Operand, Order};
 use super::isa::multiversion;
 use super::lanes::{Real, dot, real};
 use super::math::exp_nonpositive;
 use super::parallel::{empty, for_each_item, rows_per_task};
-use crate::dtype::DType;
+use crate::dtype::{Bf16, DType};
 use crate::kernels::simd::Isa;
 use crate::kernels::{AttentionOutput, AttentionShape, Segment};
 use crate::pool;
@@ -58,7 +58,10 @@ pub fn attention_grad(
     };
     let mut tasks: Vec<_> = segments.iter().flat_map(|s| (0..shape.heads).map(move |h| (*s, h))).collect();
     tasks.sort_by_key(|(segment, _)| std::cmp::Reverse(segment.query_len * segment.key_len));
-    pool::for_each(tasks.len(), &|i| Head::new(&pass, tasks[i].0, tasks[i].1).run());
+    pool::for_each(tasks.len(), &|i| {
+        let head = Head::new(&pass, tasks[i].0, tasks[i].1);
+        if pass.blocks.rounds_left() { head.run::<Bf16>() } else { head.run::<f32>() }
+    });
     let dk_rope = sum_heads(isa, &dk_rope_heads, shape.heads);
     (dq, dkv, dk_rope)
 }
@@ -127,6 +130,9 @@ struct Head<'a> {
     /// Query and key width.
     depth: usize,
     value: usize,
+    /// Steps of the sums over query and key columns, and over value columns.
+    depth_steps: usize,
+    value_steps: usize,
     /// Rows in a full block of queries; even, so that bf16 pairs never straddle two.
     block_rows: usize,
     /// Statistics of the head's queries.
@@ -144,20 +150,23 @@ struct PackedQueries<'m> {
 
 /// Packed keys and values of one block.
 struct PackedKeys<'m> {
+    count: usize,
     k_lines: &'m mut [u32],
     v_lines: &'m mut [u32],
+    /// The two parts of the keys, one behind the other.
     k_steps: &'m mut [u32],
 }
 
-/// What one block of queries and one block of keys have in common.
-struct Work<'m> {
-    /// Scores, then probabilities: one row of `KEYS` for each query of the block.
-    p: &'m mut [f32],
-    /// Gradients of the probabilities, then of the scores.
-    ds: &'m mut [f32],
+/// What one block of queries and one block of keys have in common, a row of `KEYS` for each query.
+struct Work<'m, P> {
+    scores: &'m mut [f32],
+    /// Gradients of the probabilities.
+    dp: &'m mut [f32],
+    /// Probabilities and gradients of the scores, as operands of products.
+    p: &'m mut [P],
+    ds: &'m mut [P],
     ds_left: &'m mut [u32],
-    p_across: &'m mut [u32],
-    ds_across: &'m mut [u32],
+    across: &'m mut [u32],
 }
 
 /// Unfinished sums.
@@ -171,7 +180,7 @@ struct Sums<'m> {
 
 impl<'a> Head<'a> {
     fn new(pass: &'a Pass<'a>, segment: Segment, head: usize) -> Self {
-        let shape = pass.inputs.shape;
+        let (shape, blocks) = (pass.inputs.shape, &pass.blocks);
         let rows = segment.query_start..segment.query_start + segment.query_len;
         let statistic = |x: &[f32]| rows.clone().map(|row| x[row * shape.heads + head]).collect();
         Self {
@@ -180,56 +189,57 @@ impl<'a> Head<'a> {
             head,
             depth: shape.nope + shape.rope,
             value: shape.value,
-            block_rows: (pass.blocks.tile_rows() * QUERY_TILES).next_multiple_of(2),
+            depth_steps: blocks.steps(shape.nope) + blocks.steps(shape.rope),
+            value_steps: blocks.steps(shape.value),
+            block_rows: (blocks.tile_rows() * QUERY_TILES).next_multiple_of(2),
             log_sum_exp: statistic(pass.log_sum_exp),
             delta: statistic(pass.delta),
         }
     }
 
-    fn run(&self) {
-        let (blocks, count) = (&self.pass.blocks, self.segment.query_len);
+    /// Computes all of it. Probabilities and their gradients become operands of products as `P`.
+    fn run<P: Real>(&self) {
+        let (blocks, shape, count) = (&self.pass.blocks, self.pass.inputs.shape, self.segment.query_len);
         let (depth, value, rows) = (self.depth, self.value, self.block_rows);
         let query_blocks = count.div_ceil(rows);
-        let across = blocks.left_words(rows) * blocks.tiles(KEYS).count();
-        let tiles = blocks.tiles(rows).count();
+        let (key_steps, row_steps) = (blocks.steps(KEYS), blocks.steps(rows));
         let words = [
-            query_blocks * tiles * blocks.left_words(depth),
-            query_blocks * tiles * blocks.left_words(value),
-            query_blocks * blocks.right_words(depth, rows),
-            query_blocks * blocks.right_words(value, rows),
-            blocks.right_words(KEYS, depth),
-            blocks.right_words(KEYS, value),
-            blocks.right_words(depth, KEYS),
-            blocks.left_words(KEYS),
-            across,
-            across,
+            query_blocks * self.left_block(self.depth_steps),
+            query_blocks * self.left_block(self.value_steps),
+            query_blocks * blocks.right_words(depth, row_steps),
+            query_blocks * blocks.right_words(value, row_steps),
+            blocks.right_words(KEYS, self.depth_steps),
+            blocks.right_words(KEYS, self.value_steps),
+            blocks.right_words(shape.nope, key_steps) + blocks.right_words(shape.rope, key_steps),
+            blocks.left_words(key_steps),
+            blocks.left_words(row_steps) * blocks.tiles(KEYS).count(),
         ];
         let (depth_padded, value_padded) = (blocks.padded(depth), blocks.padded(value));
-        let floats = [rows * KEYS, rows * KEYS, count * depth_padded, KEYS * depth_padded, KEYS * value_padded];
+        let floats = [rows * KEYS, rows * KEYS, count * self.dq_stride(), KEYS * depth_padded, KEYS * value_padded];
         let (mut words_memory, mut floats_memory) = (Scratch::new(&words), Scratch::new(&floats));
-        let [q_left, dout_left, q_right, dout_right, k_lines, v_lines, k_steps, ds_left, p_across, ds_across] =
-            words_memory.split::<u32, 10>(words);
-        let [p, ds, dq, dk, dv] = floats_memory.split::<f32, 5>(floats);
+        let mut p_memory = Scratch::new(&[rows * KEYS, rows * KEYS]);
+        let [q_left, dout_left, q_right, dout_right, k_lines, v_lines, k_steps, ds_left, across] =
+            words_memory.split::<u32, 9>(words);
+        let [scores, dp, dq, dk, dv] = floats_memory.split::<f32, 5>(floats);
+        let [p, ds] = p_memory.split::<P, 2>([rows * KEYS; 2]);
         let mut queries = PackedQueries { q_left, dout_left, q_right, dout_right };
-        let mut keys = PackedKeys { k_lines, v_lines, k_steps };
-        let mut work = Work { p, ds, ds_left, p_across, ds_across };
+        let mut keys = PackedKeys { count: 0, k_lines, v_lines, k_steps };
+        let mut work = Work { scores, dp, p, ds, ds_left, across };
         let mut sums = Sums { dq, dk, dv };
 
         (0..query_blocks).for_each(|block| self.pack_queries(block, &mut queries));
-        let mut key_block = self.pass.inputs.key_block();
         for start in (0..self.segment.key_len).step_by(KEYS) {
-            let key_count = KEYS.min(self.segment.key_len - start);
-            self.pack_keys(start, key_count, &mut key_block, &mut keys);
-            let first = (0..query_blocks).find(|&block| self.seen(self.rows(block), start) > 0);
+            self.pack_keys(start, &mut keys);
+            let first = (0..query_blocks).find(|&block| self.seen(&self.rows(block), start) > 0);
             if first.is_none() {
                 sums.dk.fill(0.0);
                 sums.dv.fill(0.0);
             }
             for block in first.unwrap_or(query_blocks)..query_blocks {
-                self.scores(block, start, &queries, &keys, key_count, &mut work, &mut sums);
-                self.add_key_grads(block, key_count, Some(block) != first, &queries, &mut work, &mut sums);
+                self.add_query_grads(block, start, &queries, &keys, &mut work, &mut sums);
+                self.add_key_grads(block, keys.count, Some(block) != first, &queries, &mut work, &mut sums);
             }
-            self.write_keys(start, key_count, &sums);
+            self.write_keys(start, keys.count, &sums);
         }
         self.write_queries(sums.dq);
     }
@@ -240,128 +250,144 @@ impl<'a> Head<'a> {
     }
 
     /// Keys from `start` on, at most a block, that the last of these queries sees.
-    fn seen(&self, rows: Range<usize>, start: usize) -> usize {
+    fn seen(&self, rows: &Range<usize>, start: usize) -> usize {
         (self.segment.key_len - self.segment.query_len + rows.end).saturating_sub(start).min(KEYS)
     }
 
-    fn pack_queries(&self, block: usize, to: &mut PackedQueries) {
-        let (blocks, rows) = (&self.pass.blocks, self.rows(block));
-        let (tiles, first) = (blocks.tiles(rows.len()), self.segment.query_start + rows.start);
-        let stride = self.pass.inputs.shape.heads * self.value;
-        let numbers = Numbers::of(self.pass.dout).from(first * stride + self.head * self.value);
-        let dout = |order| Operand { numbers, stride, order };
-        let q = |order| self.pass.inputs.queries(self.head, first, order);
-        let place = |words: usize| block * words..(block + 1) * words;
-        let each = blocks.tiles(self.block_rows).count();
-        blocks.pack_left(
-            q(Order::ByLines),
-            tiles,
-            self.depth,
-            &mut to.q_left[place(each * blocks.left_words(self.depth))],
-        );
-        blocks.pack_left(
-            dout(Order::ByLines),
-            tiles,
-            self.value,
-            &mut to.dout_left[place(each * blocks.left_words(self.value))],
-        );
-        let q_right = &mut to.q_right[place(blocks.right_words(self.depth, self.block_rows))];
-        blocks.pack_right(q(Order::BySteps), self.depth, rows.len(), q_right);
-        let dout_right = &mut to.dout_right[place(blocks.right_words(self.value, self.block_rows))];
-        blocks.pack_right(dout(Order::BySteps), self.value, rows.len(), dout_right);
+    /// Words of a block of queries as left operand.
+    fn left_block(&self, steps: usize) -> usize {
+        self.pass.blocks.tiles(self.block_rows).count() * self.pass.blocks.left_words(steps)
     }
 
-    fn pack_keys(&self, start: usize, count: usize, memory: &mut Tensor, to: &mut PackedKeys) {
+    /// Columns of the queries' gradients: both parts in whole panels.
+    fn dq_stride(&self) -> usize {
+        let shape = self.pass.inputs.shape;
+        self.pass.blocks.padded(shape.nope) + self.pass.blocks.padded(shape.rope)
+    }
+
+    fn pack_queries(&self, block: usize, to: &mut PackedQueries) {
+        let (blocks, inputs, rows) = (&self.pass.blocks, &self.pass.inputs, self.rows(block));
+        let (tiles, first) = (blocks.tiles(rows.len()), self.segment.query_start + rows.start);
+        let stride = inputs.shape.heads * self.value;
+        let numbers = Numbers::of(self.pass.dout).from(first * stride + self.head * self.value);
+        let dout = |order| Operand { numbers, stride, order };
+        let mut at = 0;
+        for (operand, width) in inputs.queries(self.head, first, Order::ByLines) {
+            let to = &mut to.q_left[block * self.left_block(self.depth_steps)..];
+            blocks.pack_left(operand, tiles, width, Steps { at, all: self.depth_steps }, to);
+            at += blocks.steps(width);
+        }
+        let to_dout = &mut to.dout_left[block * self.left_block(self.value_steps)..];
+        blocks.pack_left(dout(Order::ByLines), tiles, self.value, Steps::all(self.value_steps), to_dout);
+        // The second part follows the first in memory.
+        let [(whole, _), _] = inputs.queries(self.head, first, Order::BySteps);
+        let (steps, all) = (Steps::all(blocks.steps(rows.len())), blocks.steps(self.block_rows));
+        let to_q = &mut to.q_right[block * blocks.right_words(self.depth, all)..];
+        blocks.pack_right(whole, self.depth, rows.len(), steps, to_q);
+        let to_dout = &mut to.dout_right[block * blocks.right_words(self.value, all)..];
+        blocks.pack_right(dout(Order::BySteps), self.value, rows.len(), steps, to_dout);
+    }
+
+    fn pack_keys(&self, start: usize, to: &mut PackedKeys) {
         let (blocks, inputs, first) = (&self.pass.blocks, &self.pass.inputs, self.segment.key_start + start);
-        inputs.copy_keys(self.head, first, count, memory);
-        let keys = |order| Operand { numbers: Numbers::of(memory), stride: self.depth, order };
-        blocks.pack_right(keys(Order::ByLines), count, self.depth, to.k_lines);
-        blocks.pack_right(keys(Order::BySteps), self.depth, count, to.k_steps);
-        blocks.pack_right(inputs.values(self.head, first, Order::ByLines), count, self.value, to.v_lines);
+        to.count = KEYS.min(self.segment.key_len - start);
+        let mut at = 0;
+        for (operand, width) in inputs.keys(self.head, first, Order::ByLines) {
+            blocks.pack_right(operand, to.count, width, Steps { at, all: self.depth_steps }, to.k_lines);
+            at += blocks.steps(width);
+        }
+        let values = inputs.values(self.head, first, Order::ByLines);
+        blocks.pack_right(values, to.count, self.value, Steps::all(self.value_steps), to.v_lines);
+        let (steps, mut at) = (blocks.steps(to.count), 0);
+        for (operand, width) in inputs.keys(self.head, first, Order::BySteps) {
+            blocks.pack_right(operand, width, to.count, Steps::all(steps), &mut to.k_steps[at..]);
+            at += blocks.right_words(width, steps);
+        }
     }
 
     /// Probabilities and gradients of the scores of one block, and what they add to the queries' gradients.
-    fn scores(
+    fn add_query_grads<P: Real>(
         &self,
         block: usize,
         start: usize,
         queries: &PackedQueries,
         keys: &PackedKeys,
-        key_count: usize,
-        work: &mut Work,
+        work: &mut Work<P>,
         sums: &mut Sums,
     ) {
         let (blocks, block_rows) = (&self.pass.blocks, self.rows(block));
-        let (tiles, each) = (blocks.tiles(block_rows.len()), blocks.tiles(self.block_rows).count());
-        let (q_words, dout_words) = (blocks.left_words(self.depth), blocks.left_words(self.value));
-        for tile in 0..tiles.count() {
-            let (offset, count) = tiles.tile(tile);
-            let rows = block_rows.start + offset..block_rows.start + offset + count;
-            let seen = self.seen(rows.clone(), start);
-            let (p, ds) = (&mut work.p[offset * KEYS..][..count * KEYS], &mut work.ds[offset * KEYS..][..count * KEYS]);
+        let tiles = blocks.tiles(block_rows.len());
+        let q_left = &queries.q_left[block * self.left_block(self.depth_steps)..];
+        let dout_left = &queries.dout_left[block * self.left_block(self.value_steps)..];
+        for i in 0..tiles.count() {
+            let tile = tiles.tile(i);
+            let rows = block_rows.start + tile.start..block_rows.start + tile.end;
+            let (elements, count, seen) = (tile.start * KEYS..tile.end * KEYS, tile.len(), self.seen(&rows, start));
+            let (p, ds) = (&mut work.p[elements.clone()], &mut work.ds[elements.clone()]);
             if seen == 0 {
-                p.fill(0.0);
-                ds.fill(0.0);
+                p.fill(P::put(0.0));
+                ds.fill(P::put(0.0));
                 continue;
             }
-            let q = (&queries.q_left[(block * each + tile) * q_words..], count);
-            blocks.multiply(q, (keys.k_lines, self.depth), (seen, self.depth), (p, KEYS), false);
-            let dout = (&queries.dout_left[(block * each + tile) * dout_words..], count);
-            blocks.multiply(dout, (keys.v_lines, self.value), (seen, self.value), (ds, KEYS), false);
+            let (scores, dp) = (&mut work.scores[elements.clone()], &mut work.dp[elements]);
+            let q = (&q_left[i * blocks.left_words(self.depth_steps)..], count);
+            blocks.multiply(q, (keys.k_lines, self.depth_steps), (seen, self.depth_steps), (scores, KEYS), false);
+            let dout = (&dout_left[i * blocks.left_words(self.value_steps)..], count);
+            blocks.multiply(dout, (keys.v_lines, self.value_steps), (seen, self.value_steps), (dp, KEYS), false);
             let seen_first = seen_by(&self.segment, rows.start) - start as isize;
             let statistics = (&self.log_sum_exp[rows.clone()], &self.delta[rows.clone()]);
-            soften_grad(blocks.isa, p, ds, seen_first, self.pass.inputs.shape.scale as f32, statistics);
-            let ds = Operand { numbers: Numbers::F32(ds), stride: KEYS, order: Order::ByLines };
-            blocks.pack_left(ds, blocks.tiles(count), seen, work.ds_left);
-            let stride = blocks.padded(self.depth);
-            let dq = &mut sums.dq[rows.start * stride..rows.end * stride];
-            blocks.multiply(
-                (work.ds_left, count),
-                (keys.k_steps, key_count),
-                (self.depth, seen),
-                (dq, stride),
-                start > 0,
-            );
+            let scale = self.pass.inputs.shape.scale as f32;
+            soften_grad(blocks.isa, scores, dp, seen_first, scale, statistics, p, ds);
+            let steps = blocks.steps(seen);
+            let ds = Operand { numbers: P::numbers(ds), stride: KEYS, order: Order::ByLines };
+            blocks.pack_left(ds, blocks.tiles(count), seen, Steps::all(steps), work.ds_left);
+            self.add_dq((work.ds_left, count), keys, steps, &mut sums.dq[rows.start * self.dq_stride()..], start > 0);
+        }
+    }
+
+    /// `dq += ds · k` for one tile, part by part.
+    fn add_dq(&self, ds: (&[u32], usize), keys: &PackedKeys, steps: usize, dq: &mut [f32], load: bool) {
+        let (blocks, shape) = (&self.pass.blocks, self.pass.inputs.shape);
+        let (packed, (mut at, mut column)) = (blocks.steps(keys.count), (0, 0));
+        for width in [shape.nope, shape.rope] {
+            let (k, into) = (&keys.k_steps[at..], &mut dq[column..]);
+            blocks.multiply(ds, (k, packed), (width, steps), (into, self.dq_stride()), load);
+            at += blocks.right_words(width, packed);
+            column += blocks.padded(width);
         }
     }
 
     /// `dv += pᵀ · dout` and `dk += dsᵀ · q` over the queries of one block.
-    fn add_key_grads(
+    fn add_key_grads<P: Real>(
         &self,
         block: usize,
         key_count: usize,
         load: bool,
         queries: &PackedQueries,
-        work: &mut Work,
+        work: &mut Work<P>,
         sums: &mut Sums,
     ) {
         let (blocks, count) = (&self.pass.blocks, self.rows(block).len());
-        let (tiles, words) = (blocks.tiles(key_count), blocks.left_words(count));
+        let (tiles, steps, all) = (blocks.tiles(key_count), blocks.steps(count), blocks.steps(self.block_rows));
         let products = [
-            (&*work.p, &mut *work.p_across, &*queries.dout_right, self.value, &mut *sums.dv),
-            (&*work.ds, &mut *work.ds_across, &*queries.q_right, self.depth, &mut *sums.dk),
+            (&*work.p, &*queries.dout_right, self.value, &mut *sums.dv),
+            (&*work.ds, &*queries.q_right, self.depth, &mut *sums.dk),
         ];
-        for (numbers, packed, right, columns, into) in products {
-            let across = Operand { numbers: Numbers::F32(numbers), stride: KEYS, order: Order::BySteps };
-            blocks.pack_left(across, tiles, count, packed);
-            let right = &right[block * blocks.right_words(columns, self.block_rows)..];
+        for (numbers, right, columns, into) in products {
+            let across = Operand { numbers: P::numbers(numbers), stride: KEYS, order: Order::BySteps };
+            blocks.pack_left(across, tiles, count, Steps::all(steps), work.across);
+            let right = &right[block * blocks.right_words(columns, all)..];
             let stride = blocks.padded(columns);
-            for tile in 0..tiles.count() {
-                let (first, rows) = tiles.tile(tile);
-                let into = &mut into[first * stride..(first + rows) * stride];
-                blocks.multiply(
-                    (&packed[tile * words..], rows),
-                    (right, count),
-                    (columns, count),
-                    (into, stride),
-                    load,
-                );
+            for i in 0..tiles.count() {
+                let (left, rows) = (&work.across[i * blocks.left_words(steps)..], tiles.tile(i));
+                let into = &mut into[rows.start * stride..rows.end * stride];
+                blocks.multiply((left, rows.len()), (right, steps), (columns, steps), (into, stride), load);
             }
         }
     }
 
     fn write_keys(&self, start: usize, count: usize, sums: &Sums) {
-        let (pass, shape) = (self.pass, self.pass.inputs.shape);
+        let (pass, shape, isa) = (self.pass, self.pass.inputs.shape, self.pass.blocks.isa);
         let (dk_stride, dv_stride) = (pass.blocks.padded(self.depth), pass.blocks.padded(self.value));
         let column = self.head * (shape.nope + shape.value);
         for i in 0..count {
@@ -369,17 +395,23 @@ impl<'a> Head<'a> {
             let (nope, rope) = sums.dk[i * dk_stride..][..self.depth].split_at(shape.nope);
             // SAFETY: the caller's tensors, in which this head's columns of the segment's keys are its own.
             unsafe {
-                pass.dkv.write(key, column, nope);
-                pass.dkv.write(key, column + shape.nope, &sums.dv[i * dv_stride..][..shape.value]);
-                pass.dk_rope.write(self.head * pass.keys + key, 0, rope);
+                pass.dkv.write(isa, key, column, nope);
+                pass.dkv.write(isa, key, column + shape.nope, &sums.dv[i * dv_stride..][..shape.value]);
+                pass.dk_rope.write(isa, self.head * pass.keys + key, 0, rope);
             }
         }
     }
 
     fn write_queries(&self, dq: &[f32]) {
-        for (i, dq) in dq.chunks_exact(self.pass.blocks.padded(self.depth)).enumerate() {
+        let (pass, shape, isa) = (self.pass, self.pass.inputs.shape, self.pass.blocks.isa);
+        for (i, dq) in dq.chunks_exact(self.dq_stride()).enumerate() {
+            let (row, column) = (self.segment.query_start + i, self.head * self.depth);
+            let (nope, rope) = (&dq[..shape.nope], &dq[pass.blocks.padded(shape.nope)..][..shape.rope]);
             // SAFETY: the caller's tensor, in which this head's columns of the segment's queries are its own.
-            unsafe { self.pass.dq.write(self.segment.query_start + i, self.head * self.depth, &dq[..self.depth]) };
+            unsafe {
+                pass.dq.write(isa, row, column, nope);
+                pass.dq.write(isa, row, column + shape.nope, rope);
+            }
         }
     }
 }
@@ -390,19 +422,25 @@ fn seen_by(segment: &Segment, i: usize) -> isize {
 }
 
 multiversion! {
-    /// Turns scores into probabilities, and the probabilities' gradients into those of the unscaled scores.
+    /// Probabilities from scores, and gradients of the unscaled scores from those of the probabilities.
     /// Row i sees the first `seen_first + i` keys of the block; the others get zeros.
-    fn soften_grad(p: &mut [f32], ds: &mut [f32], seen_first: isize, scale: f32, statistics: (&[f32], &[f32])) {
-        let rows = p.as_chunks_mut::<KEYS>().0.iter_mut().zip(ds.as_chunks_mut::<KEYS>().0);
-        for (i, ((p, ds), (log_sum_exp, delta))) in rows.zip(statistics.0.iter().zip(statistics.1)).enumerate() {
-            for (p, ds) in p.iter_mut().zip(ds.iter_mut()) {
-                *p = exp_nonpositive(p.mul_add(scale, -log_sum_exp));
-                *ds = *p * (*ds - delta) * scale;
+    fn soften_grad<P: Real>(
+        scores: &[f32], dp: &[f32], seen_first: isize, scale: f32, statistics: (&[f32], &[f32]), p: &mut [P],
+        ds: &mut [P],
+    ) {
+        let inputs = scores.as_chunks::<KEYS>().0.iter().zip(dp.as_chunks::<KEYS>().0);
+        let outputs = p.as_chunks_mut::<KEYS>().0.iter_mut().zip(ds.as_chunks_mut::<KEYS>().0);
+        let statistics = statistics.0.iter().zip(statistics.1);
+        for (i, (((scores, dp), (p, ds)), (log_sum_exp, delta))) in inputs.zip(outputs).zip(statistics).enumerate() {
+            for j in 0..KEYS {
+                let probability = exp_nonpositive(scores[j].mul_add(scale, -log_sum_exp));
+                p[j] = P::put(probability);
+                ds[j] = P::put(probability * (dp[j] - delta) * scale);
             }
             let seen = seen_first.saturating_add_unsigned(i).max(0) as usize;
             if seen < KEYS {
-                p[seen..].fill(0.0);
-                ds[seen..].fill(0.0);
+                p[seen..].fill(P::put(0.0));
+                ds[seen..].fill(P::put(0.0));
             }
         }
     }

@@ -3,6 +3,7 @@
 //! The order depends on the length alone, so a row's sum has the same bits wherever the row stands and
 //! whatever instruction set computes it.
 
+use super::gemm::words::Numbers;
 use crate::dtype::{Bf16, Element};
 
 /// An element that fast kernels read and write as f32.
@@ -11,6 +12,8 @@ pub trait Real: Element {
     fn get(self) -> f32;
     /// Rounds to nearest even.
     fn put(value: f32) -> Self;
+    /// The slice as an operand of products.
+    fn numbers(x: &[Self]) -> Numbers<'_>;
 }
 
 impl Real for f32 {
@@ -22,6 +25,9 @@ impl Real for f32 {
     fn put(value: f32) -> Self {
         value
     }
+    fn numbers(x: &[Self]) -> Numbers<'_> {
+        Numbers::F32(x)
+    }
 }
 
 impl Real for Bf16 {
@@ -32,6 +38,9 @@ impl Real for Bf16 {
     #[inline(always)]
     fn put(value: f32) -> Self {
         Self::from_f32(value)
+    }
+    fn numbers(x: &[Self]) -> Numbers<'_> {
+        Numbers::Bf16(x)
     }
 }
 
@@ -55,10 +64,20 @@ pub(crate) use real;
 
 /// Number of running sums.
 const LANES: usize = 64;
+type Lanes = [f32; LANES];
 
-/// Sums of `LANES` interleaved subsequences, reduced by halves.
+/// The rest of a row, zeros behind it.
 #[inline(always)]
-fn reduce(mut lanes: [f32; LANES]) -> f32 {
+fn padded<A: Real>(rest: &[A]) -> Lanes {
+    let mut block = [0.0; LANES];
+    block.iter_mut().zip(rest).for_each(|(block, x)| *block = x.get());
+    block
+}
+
+/// Sum of the running sums, by halves. Not inlined: in memory every half is added by vectors, while registers
+/// are taken apart.
+#[inline(never)]
+fn reduce(lanes: &mut Lanes) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
@@ -72,7 +91,7 @@ fn reduce(mut lanes: [f32; LANES]) -> f32 {
 /// `sum a[i] * b[i]` with fused multiply-adds.
 #[inline(always)]
 pub fn dot<A: Real, B: Real>(a: &[A], b: &[B]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+    let mut lanes = [0.0; LANES];
     let (a_blocks, a_rest) = a.as_chunks::<LANES>();
     let (b_blocks, b_rest) = b.as_chunks::<LANES>();
     for (a, b) in a_blocks.iter().zip(b_blocks) {
@@ -80,24 +99,32 @@ pub fn dot<A: Real, B: Real>(a: &[A], b: &[B]) -> f32 {
             lanes[i] = a[i].get().mul_add(b[i].get(), lanes[i]);
         }
     }
-    for (i, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
-        lanes[i] = a.get().mul_add(b.get(), lanes[i]);
+    if !a_rest.is_empty() {
+        let (a, b) = (padded(a_rest), padded(b_rest));
+        for i in 0..LANES {
+            lanes[i] = a[i].mul_add(b[i], lanes[i]);
+        }
     }
-    reduce(lanes)
+    reduce(&mut lanes)
 }
 
 /// Sum of the elements.
 #[inline(always)]
 pub fn sum(x: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+    let mut lanes = [0.0; LANES];
     let (blocks, rest) = x.as_chunks::<LANES>();
     for block in blocks {
         for i in 0..LANES {
             lanes[i] += block[i];
         }
     }
-    rest.iter().enumerate().for_each(|(i, x)| lanes[i] += x);
-    reduce(lanes)
+    if !rest.is_empty() {
+        let rest = padded(rest);
+        for i in 0..LANES {
+            lanes[i] += rest[i];
+        }
+    }
+    reduce(&mut lanes)
 }
 
 /// The largest element, -inf of none; NaN is passed over.
@@ -107,9 +134,14 @@ pub fn max(x: &[f32]) -> f32 {
     let (blocks, rest) = x.as_chunks::<LANES>();
     for block in blocks {
         for i in 0..LANES {
-            lanes[i] = if block[i] > lanes[i] { block[i] } else { lanes[i] };
+            lanes[i] = larger(block[i], lanes[i]);
         }
     }
-    let largest = |max: f32, &x: &f32| if x > max { x } else { max };
-    rest.iter().fold(lanes.iter().fold(f32::NEG_INFINITY, largest), largest)
+    rest.iter().fold(lanes.iter().fold(f32::NEG_INFINITY, |max, x| larger(*x, max)), |max, x| larger(*x, max))
+}
+
+/// `x` if it is larger than `max`: one instruction, unlike `f32::max`.
+#[inline(always)]
+pub fn larger(x: f32, max: f32) -> f32 {
+    if x > max { x } else { max }
 }
