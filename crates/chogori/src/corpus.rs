@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use data::corpus::{self, CorpusOptions, Document, Faults};
+use data::corpus::{self, CorpusError, CorpusOptions, Document, Faults};
 use data::registry::{self, RegistryOptions};
+use data::split;
 use train::prepare::{self, PrepareError, PrepareProgress, PreparedData};
 use train::recipe::{Corpus, Pretrain};
 
@@ -26,6 +27,9 @@ const MANIFESTS: [&str; 11] = [
     include_str!("../../train/Cargo.toml"),
 ];
 
+/// Sections of a single file: some pages.
+const SECTION_BYTES: usize = 16 << 10;
+
 /// Fills (or goes on filling, or just opens) the data folder of a recipe, telling how far it is.
 pub fn prepare(recipe: &Pretrain, dir: &Path, narrator: Narrator) -> anyhow::Result<PreparedData> {
     // A folder that `chogori data build` made can stand in for a corpus.
@@ -44,6 +48,9 @@ pub fn prepare(recipe: &Pretrain, dir: &Path, narrator: Narrator) -> anyhow::Res
     let open = || -> Result<Box<dyn Iterator<Item = _>>, PrepareError> {
         match (&documents, &recipe.data.corpus) {
             (Some(documents), _) => Ok(Box::new(documents.clone().into_iter().map(Ok))),
+            (None, Corpus::Path(path)) if path.is_file() => {
+                Ok(Box::new(corpus::open(path, options(recipe))?.flat_map(sections)))
+            }
             (None, Corpus::Path(path)) => Ok(Box::new(corpus::open(path, options(recipe))?)),
             (None, Corpus::Registry) => unreachable!("read above"),
         }
@@ -61,6 +68,14 @@ pub fn prepare(recipe: &Pretrain, dir: &Path, narrator: Narrator) -> anyhow::Res
     })?;
     spinner.finish();
     Ok(prepared)
+}
+
+/// A single file would be all training text or all held out; its sections can be divided.
+fn sections(document: Result<Document, CorpusError>) -> Vec<Result<Document, CorpusError>> {
+    match document {
+        Ok(document) => split::sections(document, SECTION_BYTES).into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
+    }
 }
 
 fn options(recipe: &Pretrain) -> CorpusOptions {

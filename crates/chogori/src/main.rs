@@ -6,7 +6,7 @@
 mod chat;
 mod corpus;
 mod data_build;
-//DOC mod doctor;
+mod doctor;
 mod export;
 mod generate;
 mod inspect;
@@ -99,10 +99,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Inspect(args) => inspect::run(args),
         Command::Export(args) => export::run(args),
-        Command::Doctor { json } => {
-            let _ = json;
-            Ok(())
-        }
+        Command::Doctor { json } => doctor::run(json),
     }
 }
 

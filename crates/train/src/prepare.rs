@@ -1,7 +1,7 @@
 //! From documents to what a run reads: a tokenizer, and a token store for each side of the split.
 //!
-//! A data folder holds `tokenizer/`, `train/` and `held_out/`. [`prepare`] fills one (resuming where a kill left it:
-//! each part appears whole or not at all), [`PreparedData::open`] opens one.
+//! A data folder holds `tokenizer/` and `tokens/` (both sides of the split). [`prepare`] fills one (going on where a kill
+//! left it: each part appears whole or not at all), [`PreparedData::open`] opens one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,18 +9,19 @@ use std::sync::Arc;
 
 use data::corpus::{CorpusError, Document};
 use data::stable_hash::{Digest, hash_64};
-use data::{StoreError, StoreSpec, StoreWriter, TokenStore, split};
+use data::{BuildError, StoreError, StoreSpec, TokenStore, TokenizedCorpus, split};
 use tokens::{Tokenizer, TokenizerError, TrainOptions, TrainProgress};
 
 use crate::recipe::{Pretrain, TokenizerTraining};
 
-/// Documents are encoded in groups of about this many bytes, on all threads.
-const ENCODE_GROUP_BYTES: usize = 4 << 20;
+const TOKENIZER: &str = "tokenizer";
+const TOKENS: &str = "tokens";
 /// Kimi's longest token; longer ones would be memorised files.
 const TOKEN_BYTES_MAX: usize = 256;
 
 /// Opens the corpus from its start; called once or twice.
-pub type OpenCorpus<'a> = dyn Fn() -> Result<Box<dyn Iterator<Item = Result<Document, CorpusError>>>, PrepareError> + 'a;
+pub type OpenCorpus<'a> =
+    dyn Fn() -> Result<Box<dyn Iterator<Item = Result<Document, CorpusError>>>, PrepareError> + 'a;
 
 /// What a run reads.
 pub struct PreparedData {
@@ -56,8 +57,10 @@ pub enum PrepareError {
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("no document fell into the {side} set (data.held_out_fraction = {fraction}): change the fraction, or add documents")]
-    EmptySide { side: &'static str, fraction: f64 },
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("{dir} holds no held-out text: build it with a data.held_out_fraction above 0")]
+    NoHeldOut { dir: PathBuf },
     #[error("the tokenizer has no [EOS] token to end documents with; use one with Kimi's special tokens")]
     NoEnd,
     #[error("the tokenizer has {tokenizer} ids and the model {model}: raise model.vocab_size to at least {tokenizer}")]
@@ -71,7 +74,7 @@ pub enum PrepareError {
 impl PreparedData {
     /// Whether `dir` looks like a data folder.
     pub fn is_at(dir: &Path) -> bool {
-        ["tokenizer", "train", "held_out"].iter().all(|part| dir.join(part).is_dir())
+        [TOKENIZER, TOKENS].iter().all(|part| dir.join(part).is_dir())
     }
 
     /// Opens a data folder.
@@ -79,16 +82,15 @@ impl PreparedData {
     /// # Errors
     /// [`PrepareError`] if a part is damaged, or the parts do not belong together.
     pub fn open(dir: &Path) -> Result<Self, PrepareError> {
-        let tokenizer = Tokenizer::load(dir.join("tokenizer"))?;
+        let tokenizer = Arc::new(Tokenizer::load(dir.join(TOKENIZER))?);
+        let TokenizedCorpus { train, held_out, .. } = TokenizedCorpus::open(&dir.join(TOKENS))?;
+        let held_out = held_out.ok_or_else(|| PrepareError::NoHeldOut { dir: dir.into() })?;
         let digest = tokenizer_digest(dir)?;
-        let open = |part: &str| {
-            let store = TokenStore::open(&dir.join(part))?;
-            if store.spec().tokenizer_digest != digest {
-                return Err(PrepareError::OtherTokenizer { store: dir.join(part), tokenizer: dir.join("tokenizer") });
-            }
-            Ok(Arc::new(store))
-        };
-        Ok(Self { train: open("train")?, held_out: open("held_out")?, tokenizer: Arc::new(tokenizer) })
+        if let Some(other) = [&train, &held_out].into_iter().find(|store| store.spec().tokenizer_digest != digest) {
+            let (store, tokenizer) = (other.dir().to_owned(), dir.join(TOKENIZER));
+            return Err(PrepareError::OtherTokenizer { store, tokenizer });
+        }
+        Ok(Self { tokenizer, train: Arc::new(train), held_out: Arc::new(held_out) })
     }
 
     /// Refuses a model whose vocabulary is smaller than the tokenizer's.
@@ -116,18 +118,29 @@ pub fn prepare(
     progress: &mut dyn FnMut(PrepareProgress),
 ) -> Result<PreparedData, PrepareError> {
     let fraction = recipe.data.held_out_fraction;
-    if !dir.join("tokenizer").is_dir() {
+    if !dir.join(TOKENIZER).is_dir() {
         let tokenizer = match (&recipe.tokenizer.path, &recipe.tokenizer.train) {
             (Some(path), _) => Tokenizer::load(path)?,
             (None, Some(training)) => train_tokenizer(training, fraction, open, progress)?,
             (None, None) => unreachable!("the recipe is checked to have one of the two"),
         };
-        tokenizer.save(dir.join("tokenizer"))?;
+        tokenizer.save(dir.join(TOKENIZER))?;
     }
-    let stores = [("train", false), ("held_out", true)].map(|(name, held_out)| (dir.join(name), held_out));
-    if stores.iter().any(|(path, _)| !path.is_dir()) {
-        let tokenizer = Tokenizer::load(dir.join("tokenizer"))?;
-        encode(&tokenizer, tokenizer_digest(dir)?, fraction, &stores, open, threads, progress)?;
+    if !dir.join(TOKENS).is_dir() {
+        let tokenizer = Tokenizer::load(dir.join(TOKENIZER))?;
+        let spec = StoreSpec {
+            vocab_size: tokenizer.vocab_size(),
+            begin: tokenizer.bos(),
+            end: tokenizer.eos().ok_or(PrepareError::NoEnd)?,
+            tokenizer_digest: tokenizer_digest(dir)?,
+        };
+        let mut bytes = 0;
+        let documents = open()?.inspect(|document| {
+            bytes += document.as_ref().map_or(0, |document| document.text.len() as u64);
+            progress(PrepareProgress::Encoding(bytes));
+        });
+        let encode = |texts: &[String]| tokenizer.encode_batch(texts, threads);
+        TokenizedCorpus::build(&dir.join(TOKENS), documents, &encode, &spec, fraction)?;
     }
     PreparedData::open(dir)
 }
@@ -172,77 +185,8 @@ fn train_tokenizer(
     Ok(tokenizer?)
 }
 
-fn encode(
-    tokenizer: &Tokenizer,
-    tokenizer_digest: String,
-    fraction: f64,
-    stores: &[(PathBuf, bool); 2],
-    open: &OpenCorpus,
-    threads: usize,
-    progress: &mut dyn FnMut(PrepareProgress),
-) -> Result<(), PrepareError> {
-    let spec = StoreSpec {
-        vocab_size: tokenizer.vocab_size(),
-        begin: tokenizer.bos(),
-        end: tokenizer.eos().ok_or(PrepareError::NoEnd)?,
-        tokenizer_digest,
-    };
-    let create = |(path, held_out): &(PathBuf, bool)| -> Result<_, StoreError> {
-        let writer = (!path.is_dir()).then(|| StoreWriter::create(path, spec.clone())).transpose()?;
-        Ok((writer, *held_out))
-    };
-    let mut writers = [create(&stores[0])?, create(&stores[1])?];
-    let (mut group, mut group_bytes, mut bytes) = (Vec::new(), 0, 0);
-    let mut documents = open()?;
-    loop {
-        let document = documents.next().transpose()?;
-        let done = document.is_none();
-        if let Some(document) = document {
-            group_bytes += document.text.len();
-            group.push(document);
-        }
-        if group_bytes >= ENCODE_GROUP_BYTES || done {
-            write_group(tokenizer, &group, fraction, &mut writers, threads)?;
-            bytes += group_bytes as u64;
-            progress(PrepareProgress::Encoding(bytes));
-            group_bytes = 0;
-            group.clear();
-        }
-        if done {
-            break;
-        }
-    }
-    for (writer, held_out) in writers {
-        let Some(writer) = writer else { continue };
-        if writer.len_documents() == 0 {
-            return Err(PrepareError::EmptySide { side: if held_out { "held-out" } else { "training" }, fraction });
-        }
-        writer.finish()?;
-    }
-    Ok(())
-}
-
-fn write_group(
-    tokenizer: &Tokenizer,
-    group: &[Document],
-    fraction: f64,
-    writers: &mut [(Option<StoreWriter>, bool); 2],
-    threads: usize,
-) -> Result<(), StoreError> {
-    let texts: Vec<&str> = group.iter().map(|document| document.text.as_str()).collect();
-    let encoded = tokenizer.encode_batch(&texts, threads);
-    for (document, ids) in group.iter().zip(&encoded) {
-        let held_out = split::held_out(&document.id, fraction);
-        let (writer, _) = writers.iter_mut().find(|(_, side)| *side == held_out).expect("there are both sides");
-        if let Some(writer) = writer {
-            writer.append(&document.id, &document.text, ids)?;
-        }
-    }
-    Ok(())
-}
-
 fn tokenizer_digest(dir: &Path) -> Result<String, PrepareError> {
-    let path = dir.join("tokenizer").join("tokenizer.json");
+    let path = dir.join(TOKENIZER).join("tokenizer.json");
     let bytes = std::fs::read(&path).map_err(|source| PrepareError::Read { path, source })?;
     Ok(Digest::of(&bytes).to_string())
 }

@@ -15,8 +15,8 @@ use tensor::{DType, Device};
 use crate::evaluate::{Evaluation, evaluate};
 use crate::metrics::{MetricsError, MetricsWriter};
 use crate::prepare::{PrepareError, PreparedData};
-use crate::record;
 use crate::recipe::{Pretrain, RecipeError};
+use crate::record;
 use crate::state::{RestoreError, TrainingState};
 use crate::trainer::{StepConfig, StepOutcome, Trainer};
 
@@ -251,7 +251,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn check_finite(&mut self, outcome: &StepOutcome, clock: &Clock, metrics: &mut MetricsWriter) -> Result<(), RunError> {
+    fn check_finite(
+        &mut self,
+        outcome: &StepOutcome,
+        clock: &Clock,
+        metrics: &mut MetricsWriter,
+    ) -> Result<(), RunError> {
         let streak = self.trainer.non_finite_streak;
         let limit = self.recipe.run.non_finite_steps_max;
         match &outcome.skipped {
@@ -329,8 +334,7 @@ impl<'a> Run<'a> {
             return Ok(());
         };
         skipped.iter().for_each(|damaged| observer.warning(&format!("passing over a damaged checkpoint: {damaged}")));
-        let state: TrainingState =
-            serde_json::from_value(snapshot.state().clone()).map_err(RestoreError::Document)?;
+        let state: TrainingState = serde_json::from_value(snapshot.state().clone()).map_err(RestoreError::Document)?;
         self.total_steps = self.total_steps.or(state.total_steps);
         self.seconds_before = state.seconds;
         let read = |view: View| {
