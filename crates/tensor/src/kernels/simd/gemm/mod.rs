@@ -17,6 +17,7 @@ mod panels;
 mod portable;
 mod product;
 mod scratch;
+mod transpose;
 pub(super) mod words;
 
 use std::sync::Arc;

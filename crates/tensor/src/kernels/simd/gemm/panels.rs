@@ -56,6 +56,10 @@ impl Panels {
                 let target = Target { at, stride: micro.width, word: micro.right };
                 // SAFETY: this panel's words, which no other task touches.
                 unsafe {
+                    if lines.1 < micro.width {
+                        // Subnormal leftovers would be multiplied slowly.
+                        std::slice::from_raw_parts_mut(at, steps[m] * micro.width).fill(0);
+                    }
                     matrices[m].operand.pack(isa, lines, (0, matrices[m].depth), (micro.width, steps[m]), target);
                 }
             }

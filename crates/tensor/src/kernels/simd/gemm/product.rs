@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::micro::Micro;
 use super::scratch::with_scratch;
-use super::words::{Operand, Order, Target};
+use super::words::{Operand, Order, Target, Word};
 use crate::dtype::Bf16;
 use crate::kernels::simd::isa::{Isa, multiversion};
 use crate::pool;
@@ -169,20 +169,27 @@ impl Product<'_> {
         tile_words: usize,
         to: *mut u32,
     ) {
-        let per_step = if micro.right.steps(2) == 1 { 2 } else { 1 };
-        let depth = (steps.start * per_step, (steps.end * per_step).min(self.depth));
-        let left_steps = steps.len() * micro.left_steps();
-        for (i, tile) in block.tiles.clone().enumerate() {
-            let rows = self.tile_rows(micro, tile);
-            // Across memory, whole vectors are as cheap as parts of them; the kernel ignores the surplus.
-            let lines = match self.left.order {
-                Order::ByLines => rows.len(),
-                Order::BySteps => micro.left_stride.min(self.rows - rows.start),
-            };
-            // SAFETY: a tile's words, which belong to this thread.
-            unsafe {
-                let target = Target { at: to.add(i * tile_words), stride: micro.left_stride, word: micro.left };
-                self.left.pack(isa, (rows.start, lines), depth, (micro.left_stride, left_steps), target);
+        // Rows of memory that lie across the tiles are read once for all tiles, a few at a time.
+        let grain = if self.left.order == Order::ByLines { steps.len() } else { 32 };
+        let per_step = if micro.right == Word::Pair { 2 } else { 1 };
+        for first in steps.clone().step_by(grain.max(1)) {
+            let last = (first + grain).min(steps.end);
+            let depth = (first * per_step, (last * per_step).min(self.depth));
+            let left_steps = micro.left_steps();
+            for (i, tile) in block.tiles.clone().enumerate() {
+                let rows = self.tile_rows(micro, tile);
+                // Across memory, whole vectors are as cheap as parts of them; the kernel ignores the surplus.
+                let lines = match self.left.order {
+                    Order::ByLines => rows.len(),
+                    Order::BySteps => micro.left_stride.min(self.rows - rows.start),
+                };
+                let offset = i * tile_words + (first - steps.start) * left_steps * micro.left_stride;
+                let extent = (micro.left_stride, (last - first) * left_steps);
+                // SAFETY: a tile's words, which belong to this thread.
+                unsafe {
+                    let target = Target { at: to.add(offset), stride: micro.left_stride, word: micro.left };
+                    self.left.pack(isa, (rows.start, lines), depth, extent, target);
+                }
             }
         }
     }

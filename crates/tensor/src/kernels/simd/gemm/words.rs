@@ -7,6 +7,7 @@
 
 #![expect(unsafe_code, reason = "transposes with intrinsics and writes panels from several threads")]
 
+use super::transpose::{Source, transpose};
 use crate::dtype::{Bf16, DType};
 use crate::kernels::simd::isa::{Isa, multiversion};
 use crate::tensor::Tensor;
@@ -98,7 +99,7 @@ pub struct Target {
 impl Operand<'_> {
     /// Packs `lines` lines from `line` on and depths `depth.0 .. depth.1` (starting at a whole word) into
     /// `target`: `steps` steps, zero where the depth is over, of `width` lines (8 or a multiple of 16), of which
-    /// those beyond `lines` are arbitrary.
+    /// those beyond `lines` are arbitrary: their sums are thrown away.
     ///
     /// # Safety
     /// `target.at` is valid for `steps * stride` words, `width <= stride`, and nobody else uses them.
@@ -110,62 +111,107 @@ impl Operand<'_> {
         (width, steps): (usize, usize),
         target: Target,
     ) {
-        let per_word = if target.word == Word::Pair { 2 } else { 1 };
-        let mut block: Block = [0; LINES * CHUNK];
-        for at in (0..width).step_by(LINES) {
-            let some = lines.saturating_sub(at).min(LINES);
-            for step in (0..steps).step_by(CHUNK) {
-                let count = CHUNK.min(steps - step);
-                let first = (depth.0 + step * per_word).min(depth.1);
-                let last = (depth.0 + (step + count) * per_word).min(depth.1);
+        let filled = target.word.steps(depth.1.saturating_sub(depth.0)).min(steps);
+        // SAFETY: the caller's promise; `filled` of the steps have numbers.
+        unsafe {
+            for step in filled..steps {
+                std::slice::from_raw_parts_mut(target.at.add(step * target.stride), width).fill(0);
+            }
+            if filled == 0 {
+                return;
+            }
+            for at in (0..lines).step_by(LINES) {
+                let (some, width) = ((lines - at).min(LINES), (width - at).min(LINES));
                 let from = match self.order {
-                    Order::ByLines => (line + at) * self.stride + first,
-                    Order::BySteps => first * self.stride + line + at,
+                    Order::ByLines => (line + at) * self.stride + depth.0,
+                    Order::BySteps => depth.0 * self.stride + line + at,
                 };
-                let from = if some == 0 || first == last { 0 } else { from };
-                let extent = (some, last - first);
-                let out = width - at;
-                // SAFETY: the caller's promise; steps and lines stay inside.
-                unsafe {
-                    let to = target.at.add(step * target.stride + at);
-                    match self.order {
-                        Order::ByLines => {
-                            gather(isa, self.numbers.from(from), self.stride, extent, count, target.word, &mut block);
-                            transpose(isa, &block, count, out.min(LINES), to, target.stride);
-                        }
-                        Order::BySteps => {
-                            let to = std::slice::from_raw_parts_mut(to, (count - 1) * target.stride + out.min(LINES));
-                            interleave(isa, self.numbers.from(from), self.stride, extent, (out, count), target, to);
-                        }
-                    }
+                let part =
+                    Part { x: self.numbers.from(from), stride: self.stride, lines: some, depth: depth.1 - depth.0 };
+                let to = Target { at: target.at.add(at), ..target };
+                match self.order {
+                    Order::ByLines => pack_along(isa, part, width, to),
+                    Order::BySteps => pack_across(isa, part, to),
                 }
             }
         }
     }
 }
 
-/// Fills `block[line * CHUNK + step]` from lines along memory; zeros where there are none.
-fn gather(
-    isa: Isa,
-    x: Numbers,
+/// At most sixteen lines of an operand, and all of the depth that is wanted.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    x: Numbers<'a>,
     stride: usize,
-    (lines, depth): (usize, usize),
-    steps: usize,
-    word: Word,
-    block: &mut Block,
-) {
-    // Missing lines may hold anything: their sums are thrown away. Missing depth must add nothing.
-    if word.steps(depth) < steps {
-        block.fill(0);
+    lines: usize,
+    depth: usize,
+}
+
+/// Packs lines that lie along memory: their words are transposed, after a conversion where one is needed.
+///
+/// # Safety
+/// `to` has room for all steps of `width` lines.
+unsafe fn pack_along(isa: Isa, part: Part, width: usize, to: Target) {
+    let Part { x, stride, lines, depth } = part;
+    // SAFETY: the slices hold `lines` lines of `depth` numbers, `stride` apart.
+    unsafe {
+        match (x, to.word) {
+            (Numbers::F32(x), Word::Single) => {
+                assert!((lines - 1) * stride + depth <= x.len());
+                transpose(
+                    isa,
+                    Source { at: x.as_ptr().cast(), stride: stride * 4 },
+                    (lines, depth),
+                    width,
+                    to.at,
+                    to.stride,
+                );
+            }
+            (Numbers::Bf16(x), Word::Pair) => {
+                assert!((lines - 1) * stride + depth <= x.len());
+                transpose(
+                    isa,
+                    Source { at: x.as_ptr().cast(), stride: stride * 2 },
+                    (lines, depth / 2),
+                    width,
+                    to.at,
+                    to.stride,
+                );
+                if depth % 2 == 1 {
+                    for line in 0..lines {
+                        let last = x[line * stride + depth - 1];
+                        *to.at.add(depth / 2 * to.stride + line) = pair(last, Bf16(0));
+                    }
+                }
+            }
+            _ => {
+                let (mut block, per_word) = ([0; LINES * CHUNK], if to.word == Word::Pair { 2 } else { 1 });
+                let from = Source { at: block.as_ptr().cast(), stride: CHUNK * 4 };
+                for step in (0..to.word.steps(depth)).step_by(CHUNK) {
+                    let first = step * per_word;
+                    let depth = (depth - first).min(CHUNK * per_word);
+                    convert(isa, Part { x: x.from(first), depth, ..part }, to.word, &mut block);
+                    let to = Target { at: to.at.add(step * to.stride), ..to };
+                    transpose(isa, from, (lines, to.word.steps(depth)), width, to.at, to.stride);
+                }
+            }
+        }
     }
-    if lines == 0 || depth == 0 {
-        return;
-    }
-    match (x, word) {
-        (Numbers::F32(x), Word::Single) => gather_f32(isa, x, stride, lines, depth, block),
-        (Numbers::Bf16(x), Word::Single) => gather_wide(isa, x, stride, lines, depth, block),
-        (Numbers::F32(x), Word::Pair) => gather_rounded(isa, x, stride, lines, depth, block),
-        (Numbers::Bf16(x), Word::Pair) => gather_pairs(isa, x, stride, lines, depth, block),
+}
+
+/// Packs lines that lie across memory: rows are copied, or two of them interleaved.
+///
+/// # Safety
+/// `to` has room for all steps.
+unsafe fn pack_across(isa: Isa, part: Part, to: Target) {
+    let Part { x, stride, lines, depth } = part;
+    // SAFETY: the caller's promise.
+    let out = unsafe { std::slice::from_raw_parts_mut(to.at, (to.word.steps(depth) - 1) * to.stride + lines) };
+    match (x, to.word) {
+        (Numbers::F32(x), Word::Single) => spread_f32(isa, x, stride, lines, depth, to.stride, out),
+        (Numbers::Bf16(x), Word::Single) => spread_wide(isa, x, stride, lines, depth, to.stride, out),
+        (Numbers::F32(x), Word::Pair) => spread_rounded(isa, x, stride, lines, depth, to.stride, out),
+        (Numbers::Bf16(x), Word::Pair) => spread_pairs(isa, x, stride, lines, depth, to.stride, out),
     }
 }
 
@@ -173,81 +219,52 @@ fn pair(low: Bf16, high: Bf16) -> u32 {
     u32::from(low.0) | u32::from(high.0) << 16
 }
 
+/// Fills `block[line * CHUNK + step]` with converted words.
+fn convert(isa: Isa, part: Part, word: Word, block: &mut Block) {
+    let Part { x, stride, lines, depth } = part;
+    match (x, word) {
+        (Numbers::Bf16(x), Word::Single) => convert_wide(isa, x, stride, lines, depth, block),
+        (Numbers::F32(x), Word::Pair) => convert_rounded(isa, x, stride, lines, depth, block),
+        _ => unreachable!("these need no conversion"),
+    }
+}
+
 multiversion! {
-    fn gather_f32(x: &[f32], stride: usize, lines: usize, depth: usize, block: &mut Block) {
+    fn convert_wide(x: &[Bf16], stride: usize, lines: usize, depth: usize, block: &mut Block) {
         for (line, out) in block.chunks_exact_mut(CHUNK).take(lines).enumerate() {
-            let x = &x[line * stride..][..depth];
-            out.iter_mut().zip(x).for_each(|(word, x)| *word = x.to_bits());
+            for (word, x) in out.iter_mut().zip(&x[line * stride..][..depth]) {
+                *word = u32::from(x.0) << 16;
+            }
         }
     }
 }
 
 multiversion! {
-    fn gather_wide(x: &[Bf16], stride: usize, lines: usize, depth: usize, block: &mut Block) {
+    fn convert_rounded(x: &[f32], stride: usize, lines: usize, depth: usize, block: &mut Block) {
         for (line, out) in block.chunks_exact_mut(CHUNK).take(lines).enumerate() {
-            let x = &x[line * stride..][..depth];
-            out.iter_mut().zip(x).for_each(|(word, x)| *word = u32::from(x.0) << 16);
-        }
-    }
-}
-
-multiversion! {
-    fn gather_rounded(x: &[f32], stride: usize, lines: usize, depth: usize, block: &mut Block) {
-        for (line, out) in block.chunks_exact_mut(CHUNK).take(lines).enumerate() {
-            let x = &x[line * stride..][..depth];
-            let pairs = x.chunks_exact(2);
+            let pairs = x[line * stride..][..depth].chunks_exact(2);
             if let [last] = pairs.remainder() {
                 out[depth / 2] = pair(Bf16::from_f32(*last), Bf16(0));
             }
-            out.iter_mut().zip(pairs).for_each(|(word, x)| *word = pair(Bf16::from_f32(x[0]), Bf16::from_f32(x[1])));
-        }
-    }
-}
-
-multiversion! {
-    fn gather_pairs(x: &[Bf16], stride: usize, lines: usize, depth: usize, block: &mut Block) {
-        for (line, out) in block.chunks_exact_mut(CHUNK).take(lines).enumerate() {
-            let x = &x[line * stride..][..depth];
-            let pairs = x.chunks_exact(2);
-            if let [last] = pairs.remainder() {
-                out[depth / 2] = pair(*last, Bf16(0));
+            for (word, x) in out.iter_mut().zip(pairs) {
+                *word = pair(Bf16::from_f32(x[0]), Bf16::from_f32(x[1]));
             }
-            out.iter_mut().zip(pairs).for_each(|(word, x)| *word = pair(x[0], x[1]));
         }
     }
 }
 
-/// Fills `to[step * stride + line]` from lines across memory; zeros where there are none.
-fn interleave(
-    isa: Isa,
-    x: Numbers,
-    stride: usize,
-    (lines, depth): (usize, usize),
-    (width, steps): (usize, usize),
-    target: Target,
-    to: &mut [u32],
-) {
-    let width = width.min(LINES);
-    // Missing lines may hold anything: their sums are thrown away. Missing depth must add nothing.
-    for step in target.word.steps(depth)..steps {
-        to[step * target.stride..][..width].fill(0);
-    }
-    if lines == 0 || depth == 0 {
-        return;
-    }
-    let lines = lines.min(width);
-    match (x, target.word) {
-        (Numbers::F32(x), Word::Single) => spread_f32(isa, x, stride, lines, depth, target.stride, to),
-        (Numbers::Bf16(x), Word::Single) => spread_wide(isa, x, stride, lines, depth, target.stride, to),
-        (Numbers::F32(x), Word::Pair) => spread_rounded(isa, x, stride, lines, depth, target.stride, to),
-        (Numbers::Bf16(x), Word::Pair) => spread_pairs(isa, x, stride, lines, depth, target.stride, to),
-    }
-}
-
-/// One row of lines, for full and for partial ones; the full ones become straight-line vector code.
-macro_rules! spread_rows {
-    ($lines:expr, $each:expr) => {
-        if $lines == LINES { (0..LINES).for_each($each) } else { (0..$lines).for_each($each) }
+/// `$out[i] = $word` for every line; sixteen of them become straight-line vector code.
+macro_rules! for_lines {
+    ($lines:expr, $out:ident[$i:ident] = $word:expr) => {
+        if $lines == LINES {
+            for $i in 0..LINES {
+                $out[$i] = $word;
+            }
+        } else {
+            for $i in 0..$lines {
+                $out[$i] = $word;
+            }
+        }
     };
 }
 
@@ -255,7 +272,7 @@ multiversion! {
     fn spread_f32(x: &[f32], stride: usize, lines: usize, depth: usize, out_stride: usize, to: &mut [u32]) {
         for k in 0..depth {
             let (x, out) = (&x[k * stride..][..lines], &mut to[k * out_stride..][..lines]);
-            spread_rows!(lines, |i| out[i] = x[i].to_bits());
+            for_lines!(lines, out[i] = x[i].to_bits());
         }
     }
 }
@@ -264,7 +281,7 @@ multiversion! {
     fn spread_wide(x: &[Bf16], stride: usize, lines: usize, depth: usize, out_stride: usize, to: &mut [u32]) {
         for k in 0..depth {
             let (x, out) = (&x[k * stride..][..lines], &mut to[k * out_stride..][..lines]);
-            spread_rows!(lines, |i| out[i] = u32::from(x[i].0) << 16);
+            for_lines!(lines, out[i] = u32::from(x[i].0) << 16);
         }
     }
 }
@@ -275,9 +292,9 @@ multiversion! {
             let (low, out) = (&x[2 * step * stride..][..lines], &mut to[step * out_stride..][..lines]);
             if 2 * step + 1 < depth {
                 let high = &x[(2 * step + 1) * stride..][..lines];
-                spread_rows!(lines, |i| out[i] = pair(Bf16::from_f32(low[i]), Bf16::from_f32(high[i])));
+                for_lines!(lines, out[i] = pair(Bf16::from_f32(low[i]), Bf16::from_f32(high[i])));
             } else {
-                spread_rows!(lines, |i| out[i] = pair(Bf16::from_f32(low[i]), Bf16(0)));
+                for_lines!(lines, out[i] = pair(Bf16::from_f32(low[i]), Bf16(0)));
             }
         }
     }
@@ -289,122 +306,9 @@ multiversion! {
             let (low, out) = (&x[2 * step * stride..][..lines], &mut to[step * out_stride..][..lines]);
             if 2 * step + 1 < depth {
                 let high = &x[(2 * step + 1) * stride..][..lines];
-                spread_rows!(lines, |i| out[i] = pair(low[i], high[i]));
+                for_lines!(lines, out[i] = pair(low[i], high[i]));
             } else {
-                spread_rows!(lines, |i| out[i] = pair(low[i], Bf16(0)));
-            }
-        }
-    }
-}
-
-/// Writes `to[step * stride + line] = block[line * CHUNK + step]` for the first `width` lines (8 or 16).
-///
-/// # Safety
-/// `to` is valid for `steps` rows of `width` words, `stride` apart.
-unsafe fn transpose(isa: Isa, block: &Block, steps: usize, width: usize, to: *mut u32, stride: usize) {
-    debug_assert!(width == 8 || width == 16, "panels are multiples of eight lines");
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the set exists only where its instructions do; the caller's promise on `to`.
-    unsafe {
-        if isa >= Isa::Avx512 && width == 16 {
-            return transpose_avx512(block, steps, to, stride);
-        }
-        if isa >= Isa::Avx2 {
-            for half in 0..width / 8 {
-                transpose_avx2(&block[half * 8 * CHUNK..], steps, to.add(half * 8), stride);
-            }
-            return;
-        }
-    }
-    let _ = isa;
-    for (step, line) in (0..steps).flat_map(|step| (0..width).map(move |line| (step, line))) {
-        // SAFETY: the caller's promise.
-        unsafe { *to.add(step * stride + line) = block[line * CHUNK + step] };
-    }
-}
-
-/// # Safety
-/// As for [`transpose`], with eight lines.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn transpose_avx2(block: &[u32], steps: usize, to: *mut u32, stride: usize) {
-    use std::arch::x86_64::*;
-    assert!(block.len() >= 8 * CHUNK && steps <= CHUNK);
-    for first in (0..steps).step_by(8) {
-        let mut x = [_mm256_setzero_ps(); 8];
-        for i in 0..8 {
-            // SAFETY: eight lines of CHUNK words, and first + 8 <= CHUNK.
-            x[i] = unsafe { _mm256_loadu_ps(block.as_ptr().add(i * CHUNK + first).cast()) };
-        }
-        // Inside each 128-bit lane, four lines at a time.
-        let mut quads = [[_mm256_setzero_ps(); 4]; 2];
-        for (g, quad) in quads.iter_mut().enumerate() {
-            let (a, b, c, d) = (x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]);
-            let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
-            let (ab2, cd2) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
-            *quad = [
-                _mm256_shuffle_ps::<0x44>(ab, cd),
-                _mm256_shuffle_ps::<0xee>(ab, cd),
-                _mm256_shuffle_ps::<0x44>(ab2, cd2),
-                _mm256_shuffle_ps::<0xee>(ab2, cd2),
-            ];
-        }
-        let mut rows = [_mm256_setzero_ps(); 8];
-        for j in 0..4 {
-            rows[j] = _mm256_permute2f128_ps::<0x20>(quads[0][j], quads[1][j]);
-            rows[j + 4] = _mm256_permute2f128_ps::<0x31>(quads[0][j], quads[1][j]);
-        }
-        for (i, row) in rows.into_iter().enumerate() {
-            if first + i < steps {
-                // SAFETY: the caller's promise.
-                unsafe { _mm256_storeu_ps(to.add((first + i) * stride).cast(), row) };
-            }
-        }
-    }
-}
-
-/// # Safety
-/// As for [`transpose`], with sixteen lines.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn transpose_avx512(block: &Block, steps: usize, to: *mut u32, stride: usize) {
-    use std::arch::x86_64::*;
-    assert!(steps <= CHUNK);
-    for first in (0..steps).step_by(16) {
-        let mut x = [_mm512_setzero_si512(); 16];
-        for i in 0..16 {
-            // SAFETY: sixteen lines of CHUNK words, and first + 16 <= CHUNK.
-            x[i] = unsafe { _mm512_loadu_si512(block.as_ptr().add(i * CHUNK + first).cast()) };
-        }
-        // Inside each 128-bit lane, four lines at a time: quads[g][j] holds step 4 * lane + j of lines 4g..4g + 4.
-        let mut quads = [[_mm512_setzero_si512(); 4]; 4];
-        for (g, quad) in quads.iter_mut().enumerate() {
-            let (a, b, c, d) = (x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]);
-            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-            let (ab2, cd2) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-            *quad = [
-                _mm512_unpacklo_epi64(ab, cd),
-                _mm512_unpackhi_epi64(ab, cd),
-                _mm512_unpacklo_epi64(ab2, cd2),
-                _mm512_unpackhi_epi64(ab2, cd2),
-            ];
-        }
-        // Then a 4x4 transpose of the lanes.
-        let mut rows = [_mm512_setzero_si512(); 16];
-        for j in 0..4 {
-            let low = _mm512_shuffle_i32x4::<0x44>(quads[0][j], quads[1][j]);
-            let low2 = _mm512_shuffle_i32x4::<0xee>(quads[0][j], quads[1][j]);
-            let high = _mm512_shuffle_i32x4::<0x44>(quads[2][j], quads[3][j]);
-            let high2 = _mm512_shuffle_i32x4::<0xee>(quads[2][j], quads[3][j]);
-            rows[j] = _mm512_shuffle_i32x4::<0x88>(low, high);
-            rows[j + 4] = _mm512_shuffle_i32x4::<0xdd>(low, high);
-            rows[j + 8] = _mm512_shuffle_i32x4::<0x88>(low2, high2);
-            rows[j + 12] = _mm512_shuffle_i32x4::<0xdd>(low2, high2);
-        }
-        for (i, row) in rows.into_iter().enumerate() {
-            if first + i < steps {
-                // SAFETY: the caller's promise.
-                unsafe { _mm512_storeu_si512(to.add((first + i) * stride).cast(), row) };
+                for_lines!(lines, out[i] = pair(low[i], Bf16(0)));
             }
         }
     }
