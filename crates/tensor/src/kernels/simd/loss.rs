@@ -8,38 +8,43 @@ use crate::dtype::DType;
 use crate::kernels::simd::Isa;
 use crate::tensor::Tensor;
 
-/// Exponentials that are computed before they are summed when they are not wanted afterwards.
+/// The sum over a row is a sum of such strips, in both functions below.
 const STRIP: usize = 1024;
 
+// Loops rather than iterators' closures: those may be compiled apart, without this set's instructions.
 multiversion! {
     /// Negative log-probability of the target; the row becomes the exponentials' multiple that is the gradient.
     fn loss_and_grad(row: &mut [f32], target: usize, factor: f32) -> f32 {
         let (max, target_logit) = (max(row), row[target]);
-        row.iter_mut().for_each(|x| *x = exp_nonpositive(*x - max));
-        let sum = strip_sums(row, |strip, _| sum(strip));
-        let scale = factor / sum;
-        row.iter_mut().for_each(|x| *x *= scale);
+        let mut total = 0.0;
+        for strip in row.chunks_mut(STRIP) {
+            for x in &mut *strip {
+                *x = exp_nonpositive(*x - max);
+            }
+            total += sum(strip);
+        }
+        let scale = factor / total;
+        for x in &mut *row {
+            *x *= scale;
+        }
         row[target] -= factor;
-        log(sum) + (max - target_logit)
+        log(total) + (max - target_logit)
     }
 }
 
 multiversion! {
     fn loss_alone(row: &[f32], target: usize) -> f32 {
         let max = max(row);
-        let sum = strip_sums(row, |strip, exponentials| {
-            exponentials.iter_mut().zip(strip).for_each(|(e, x)| *e = exp_nonpositive(*x - max));
-            sum(&exponentials[..strip.len()])
-        });
-        log(sum) + (max - row[target])
+        let mut exponentials = [0.0; STRIP];
+        let mut total = 0.0;
+        for strip in row.chunks(STRIP) {
+            for (e, x) in exponentials.iter_mut().zip(strip) {
+                *e = exp_nonpositive(*x - max);
+            }
+            total += sum(&exponentials[..strip.len()]);
+        }
+        log(total) + (max - row[target])
     }
-}
-
-/// Adds up `strip_sum` of consecutive strips, so that both functions above sum in the same order.
-#[inline(always)]
-fn strip_sums(row: &[f32], strip_sum: impl Fn(&[f32], &mut [f32; STRIP]) -> f32) -> f32 {
-    let mut scratch = [0.0; STRIP];
-    row.chunks(STRIP).map(|strip| strip_sum(strip, &mut scratch)).sum()
 }
 
 /// See [`crate::kernels::Kernels::cross_entropy`].
