@@ -4,12 +4,17 @@
 
 use std::arch::x86_64::*;
 
-use super::micro::by_rows;
+use super::micro::{ALONG, ALONG_WIDENED, by_rows};
 
-/// Words between two steps of the left operand.
+/// Words between two steps of the left operand, if it is packed by steps.
 pub const LEFT: usize = 8;
 /// Columns of a tile.
 pub const WIDTH: usize = 16;
+
+/// Words between two rows and between two steps of the left operand.
+const fn left_strides(along: bool, stride: usize) -> (usize, usize) {
+    if along { (stride, 1) } else { (1, LEFT) }
+}
 
 type Sums<const R: usize> = [[__m256; 2]; R];
 
@@ -39,16 +44,24 @@ unsafe fn finish<const R: usize>(sums: Sums<R>, c: *mut f32, ldc: usize) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn f32_tile<const R: usize>(steps: usize, a: *const u32, b: *const u32, c: *mut f32, ldc: usize, load: bool) {
+unsafe fn f32_tile<const R: usize, const IS_ALONG: bool>(
+    steps: usize,
+    a: *const u32,
+    b: *const u32,
+    c: *mut f32,
+    ldc: usize,
+    load: bool,
+) {
     // SAFETY: the caller's promise on panels and tile.
     unsafe {
+        let (row, next) = left_strides(IS_ALONG, ALONG);
         let mut sums = begin::<R>(c, ldc, load);
         let (a, b) = (a.cast::<f32>(), b.cast::<f32>());
         for step in 0..steps {
-            let (a, b) = (a.add(step * LEFT), b.add(step * WIDTH));
+            let (a, b) = (a.add(step * next), b.add(step * WIDTH));
             let right = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
             for r in 0..R {
-                let left = _mm256_broadcast_ss(&*a.add(r));
+                let left = _mm256_broadcast_ss(&*a.add(r * row));
                 sums[r][0] = _mm256_fmadd_ps(left, right[0], sums[r][0]);
                 sums[r][1] = _mm256_fmadd_ps(left, right[1], sums[r][1]);
             }
@@ -59,7 +72,7 @@ unsafe fn f32_tile<const R: usize>(steps: usize, a: *const u32, b: *const u32, c
 
 /// bf16 columns against rows that were widened when they were packed: two left steps to a right one.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn widened_tile<const R: usize>(
+unsafe fn widened_tile<const R: usize, const IS_ALONG: bool>(
     steps: usize,
     a: *const u32,
     b: *const u32,
@@ -69,17 +82,18 @@ unsafe fn widened_tile<const R: usize>(
 ) {
     // SAFETY: the caller's promise on panels and tile.
     unsafe {
+        let (row, next) = left_strides(IS_ALONG, ALONG_WIDENED);
         let mut sums = begin::<R>(c, ldc, load);
         let a = a.cast::<f32>();
         let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
         for step in 0..steps {
-            let (a, b) = (a.add(2 * step * LEFT), b.add(step * WIDTH).cast::<__m256i>());
+            let (a, b) = (a.add(2 * step * next), b.add(step * WIDTH).cast::<__m256i>());
             let even = [
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_loadu_si256(b))),
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_loadu_si256(b.add(1)))),
             ];
             for r in 0..R {
-                let left = _mm256_broadcast_ss(&*a.add(r));
+                let left = _mm256_broadcast_ss(&*a.add(r * row));
                 sums[r][0] = _mm256_fmadd_ps(left, even[0], sums[r][0]);
                 sums[r][1] = _mm256_fmadd_ps(left, even[1], sums[r][1]);
             }
@@ -88,7 +102,7 @@ unsafe fn widened_tile<const R: usize>(
                 _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(b.add(1)), upper)),
             ];
             for r in 0..R {
-                let left = _mm256_broadcast_ss(&*a.add(LEFT + r));
+                let left = _mm256_broadcast_ss(&*a.add(next + r * row));
                 sums[r][0] = _mm256_fmadd_ps(left, odd[0], sums[r][0]);
                 sums[r][1] = _mm256_fmadd_ps(left, odd[1], sums[r][1]);
             }
@@ -99,9 +113,17 @@ unsafe fn widened_tile<const R: usize>(
 
 by_rows! {
     /// f32 against f32.
-    f32, f32_tile, [1 2 3 4 5 6]
+    f32, f32_tile::<false>, [1 2 3 4 5 6]
+}
+by_rows! {
+    /// f32 against f32, rows along memory.
+    f32_along, f32_tile::<true>, [1 2 3 4 5 6]
 }
 by_rows! {
     /// bf16, widened to f32.
-    widened, widened_tile, [1 2 3 4 5 6]
+    widened, widened_tile::<false>, [1 2 3 4 5 6]
+}
+by_rows! {
+    /// bf16, widened to f32, rows along memory.
+    widened_along, widened_tile::<true>, [1 2 3 4 5 6]
 }

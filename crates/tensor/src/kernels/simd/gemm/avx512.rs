@@ -4,12 +4,17 @@
 
 use std::arch::x86_64::*;
 
-use super::micro::by_rows;
+use super::micro::{ALONG, ALONG_WIDENED, by_rows};
 
-/// Words between two steps of the left operand: one cache line, two of its words unused.
+/// Words between two steps of the left operand, if it is packed by steps: a cache line, two words of it unused.
 pub const LEFT: usize = 16;
 /// Columns of a tile.
 pub const WIDTH: usize = 32;
+
+/// Words between two rows and between two steps of the left operand.
+const fn left_strides(along: bool, stride: usize) -> (usize, usize) {
+    if along { (stride, 1) } else { (1, LEFT) }
+}
 
 type Sums<const R: usize> = [[__m512; 2]; R];
 
@@ -39,16 +44,24 @@ unsafe fn finish<const R: usize>(sums: Sums<R>, c: *mut f32, ldc: usize) {
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn f32_tile<const R: usize>(steps: usize, a: *const u32, b: *const u32, c: *mut f32, ldc: usize, load: bool) {
+unsafe fn f32_tile<const R: usize, const IS_ALONG: bool>(
+    steps: usize,
+    a: *const u32,
+    b: *const u32,
+    c: *mut f32,
+    ldc: usize,
+    load: bool,
+) {
     // SAFETY: the caller's promise on panels and tile.
     unsafe {
+        let (row, next) = left_strides(IS_ALONG, ALONG);
         let mut sums = begin::<R>(c, ldc, load);
         let (a, b) = (a.cast::<f32>(), b.cast::<f32>());
         for step in 0..steps {
-            let (a, b) = (a.add(step * LEFT), b.add(step * WIDTH));
+            let (a, b) = (a.add(step * next), b.add(step * WIDTH));
             let right = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16))];
             for r in 0..R {
-                let left = _mm512_set1_ps(*a.add(r));
+                let left = _mm512_set1_ps(*a.add(r * row));
                 sums[r][0] = _mm512_fmadd_ps(left, right[0], sums[r][0]);
                 sums[r][1] = _mm512_fmadd_ps(left, right[1], sums[r][1]);
             }
@@ -59,7 +72,7 @@ unsafe fn f32_tile<const R: usize>(steps: usize, a: *const u32, b: *const u32, c
 
 /// bf16 columns against rows that were widened when they were packed: two left steps to a right one.
 #[target_feature(enable = "avx512f")]
-unsafe fn widened_tile<const R: usize>(
+unsafe fn widened_tile<const R: usize, const IS_ALONG: bool>(
     steps: usize,
     a: *const u32,
     b: *const u32,
@@ -69,21 +82,22 @@ unsafe fn widened_tile<const R: usize>(
 ) {
     // SAFETY: the caller's promise on panels and tile.
     unsafe {
+        let (row, next) = left_strides(IS_ALONG, ALONG_WIDENED);
         let mut sums = begin::<R>(c, ldc, load);
         let a = a.cast::<f32>();
         for step in 0..steps {
-            let (a, b) = (a.add(2 * step * LEFT), b.add(step * WIDTH));
+            let (a, b) = (a.add(2 * step * next), b.add(step * WIDTH));
             let pairs = [_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(16).cast())];
             let even = pairs.map(|pair| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pair)));
             for r in 0..R {
-                let left = _mm512_set1_ps(*a.add(r));
+                let left = _mm512_set1_ps(*a.add(r * row));
                 sums[r][0] = _mm512_fmadd_ps(left, even[0], sums[r][0]);
                 sums[r][1] = _mm512_fmadd_ps(left, even[1], sums[r][1]);
             }
             let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
             let odd = pairs.map(|pair| _mm512_castsi512_ps(_mm512_and_si512(pair, upper)));
             for r in 0..R {
-                let left = _mm512_set1_ps(*a.add(LEFT + r));
+                let left = _mm512_set1_ps(*a.add(next + r * row));
                 sums[r][0] = _mm512_fmadd_ps(left, odd[0], sums[r][0]);
                 sums[r][1] = _mm512_fmadd_ps(left, odd[1], sums[r][1]);
             }
@@ -94,16 +108,24 @@ unsafe fn widened_tile<const R: usize>(
 
 /// `vdpbf16ps`: two products and two additions per lane. It flushes subnormals to zero.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn pairs_tile<const R: usize>(steps: usize, a: *const u32, b: *const u32, c: *mut f32, ldc: usize, load: bool) {
+unsafe fn pairs_tile<const R: usize, const IS_ALONG: bool>(
+    steps: usize,
+    a: *const u32,
+    b: *const u32,
+    c: *mut f32,
+    ldc: usize,
+    load: bool,
+) {
     // SAFETY: the caller's promise on panels and tile; the casts only rename vectors of the same bits.
     unsafe {
+        let (row, next) = left_strides(IS_ALONG, ALONG);
         let mut sums = begin::<R>(c, ldc, load);
         let a = a.cast::<i32>();
         for step in 0..steps {
-            let (a, b) = (a.add(step * LEFT), b.add(step * WIDTH).cast::<__m512bh>());
+            let (a, b) = (a.add(step * next), b.add(step * WIDTH).cast::<__m512bh>());
             let right = [b.read_unaligned(), b.add(1).read_unaligned()];
             for r in 0..R {
-                let left = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r)));
+                let left = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*a.add(r * row)));
                 sums[r][0] = _mm512_dpbf16_ps(sums[r][0], left, right[0]);
                 sums[r][1] = _mm512_dpbf16_ps(sums[r][1], left, right[1]);
             }
@@ -114,13 +136,25 @@ unsafe fn pairs_tile<const R: usize>(steps: usize, a: *const u32, b: *const u32,
 
 by_rows! {
     /// f32 against f32.
-    f32, f32_tile, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+    f32, f32_tile::<false>, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+}
+by_rows! {
+    /// f32 against f32, rows along memory.
+    f32_along, f32_tile::<true>, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
 }
 by_rows! {
     /// bf16, widened to f32.
-    widened, widened_tile, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+    widened, widened_tile::<false>, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+}
+by_rows! {
+    /// bf16, widened to f32, rows along memory.
+    widened_along, widened_tile::<true>, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
 }
 by_rows! {
     /// bf16 dot products.
-    pairs, pairs_tile, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+    pairs, pairs_tile::<false>, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+}
+by_rows! {
+    /// bf16 dot products, rows along memory.
+    pairs_along, pairs_tile::<true>, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
 }

@@ -11,10 +11,18 @@ use super::{avx2, avx512};
 use crate::dtype::DType;
 use crate::kernels::simd::isa::Isa;
 
+/// Most steps that a left operand packed along memory may have: so many that a panel's slice takes 32 KiB.
+pub const SLICE_STEPS: usize = 256;
+/// Words between two rows of a left operand packed along memory: a cache line more than needed, so that the rows
+/// of a tile do not compete for the same few places in the cache.
+pub const ALONG: usize = SLICE_STEPS + 16;
+/// The same for rows that were widened.
+pub const ALONG_WIDENED: usize = 2 * SLICE_STEPS + 16;
+
 /// `c[row, column] (+)= sum over steps of a[step, row] · b[step, column]`.
 ///
-/// Arguments: rows, steps, a (`step * left_stride + row`), b (`step * width + column`), c, elements between
-/// rows of c, and whether the sums start from what c holds.
+/// Arguments: rows, steps, a, b (`step * width + column`), c, elements between rows of c, and whether the sums
+/// start from what c holds.
 pub type Run = unsafe fn(usize, usize, *const u32, *const u32, *mut f32, usize, bool);
 
 /// One micro-kernel and the layout of its operands.
@@ -24,14 +32,18 @@ pub struct Micro {
     pub rows: usize,
     /// Columns of a tile, always all of them.
     pub width: usize,
-    /// Words between two steps of the left operand.
+    /// Words between two steps of a left operand that is packed by steps.
     pub left_stride: usize,
     /// What a word of the left operand holds.
     pub left: Word,
     /// What a word of the right operand holds; with pairs against singles, two left steps meet one right one.
     pub right: Word,
-    /// The kernel.
+    /// Words between two rows of a left operand that is packed along memory.
+    pub along_stride: usize,
+    /// The kernel for left words at `step * left_stride + row`.
     pub run: Run,
+    /// The kernel for left words at `row * along_stride + step`.
+    pub run_along: Run,
 }
 
 impl Micro {
@@ -43,20 +55,32 @@ impl Micro {
             other => panic!("products on this device take f32 or bf16, got {other:?}; cast first"),
         };
         let right = if bf16 { Word::Pair } else { Word::Single };
-        let single = |rows, width, left_stride, run| Self { rows, width, left_stride, left: Word::Single, right, run };
+        let micro = |rows, width, left_stride, run, run_along| {
+            let along_stride = if bf16 { ALONG_WIDENED } else { ALONG };
+            Self { rows, width, left_stride, left: Word::Single, right, along_stride, run, run_along }
+        };
         #[cfg(target_arch = "x86_64")]
-        match (isa, bf16) {
-            (Isa::Portable, _) => {}
-            (Isa::Avx2, false) => return single(6, 16, 8, avx2::f32 as Run),
-            (Isa::Avx2, true) => return single(6, 16, 8, avx2::widened as Run),
-            (Isa::Avx512Bf16 | Isa::Amx, true) => {
-                return Self { rows: 14, width: 32, left_stride: 16, left: Word::Pair, right, run: avx512::pairs };
-            }
-            (_, false) => return single(14, 32, 16, avx512::f32 as Run),
-            (_, true) => return single(14, 32, 16, avx512::widened as Run),
+        if isa >= Isa::Avx512 {
+            let (run, run_along): (Run, Run) = match (isa, bf16) {
+                (_, false) => (avx512::f32, avx512::f32_along),
+                (Isa::Avx512, true) => (avx512::widened, avx512::widened_along),
+                (_, true) => {
+                    let pairs = micro(14, avx512::WIDTH, avx512::LEFT, avx512::pairs, avx512::pairs_along);
+                    return Self { left: Word::Pair, along_stride: ALONG, ..pairs };
+                }
+            };
+            return micro(14, avx512::WIDTH, avx512::LEFT, run, run_along);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx2 {
+            let (run, run_along): (Run, Run) =
+                if bf16 { (avx2::widened, avx2::widened_along) } else { (avx2::f32, avx2::f32_along) };
+            return micro(6, avx2::WIDTH, avx2::LEFT, run, run_along);
         }
         let _ = isa;
-        if bf16 { single(4, 16, 8, portable::widened as Run) } else { single(4, 16, 8, portable::f32 as Run) }
+        let (run, run_along): (Run, Run) =
+            if bf16 { (portable::widened, portable::widened_along) } else { (portable::f32, portable::f32_along) };
+        micro(4, portable::WIDTH, portable::LEFT, run, run_along)
     }
 
     /// Left steps that meet one right step.
@@ -67,7 +91,7 @@ impl Micro {
 
 /// Defines `$name`, which calls `$kernel::<rows>` with `rows` turned into a constant.
 macro_rules! by_rows {
-    ($(#[$meta:meta])* $name:ident, $kernel:ident, [$($n:literal)*]) => {
+    ($(#[$meta:meta])* $name:ident, $kernel:ident::<$along:literal>, [$($n:literal)*]) => {
         $(#[$meta])*
         ///
         /// # Safety
@@ -75,7 +99,7 @@ macro_rules! by_rows {
         pub unsafe fn $name(rows: usize, steps: usize, a: *const u32, b: *const u32, c: *mut f32, ldc: usize, load: bool) {
             match rows {
                 // SAFETY: the caller's promise, passed on.
-                $($n => unsafe { $kernel::<$n>(steps, a, b, c, ldc, load) },)*
+                $($n => unsafe { $kernel::<$n, $along>(steps, a, b, c, ldc, load) },)*
                 other => unreachable!("a tile of {other} rows"),
             }
         }

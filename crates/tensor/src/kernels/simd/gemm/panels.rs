@@ -2,8 +2,10 @@
 
 #![expect(unsafe_code, reason = "threads fill disjoint panels of one buffer")]
 
+use std::ops::Range;
+
 use super::micro::Micro;
-use super::words::{Operand, Target};
+use super::words::{LINES, Lines, Operand, Order, Target};
 use crate::kernels::simd::isa::Isa;
 use crate::pool;
 use crate::storage::Buffer;
@@ -47,22 +49,15 @@ impl Panels {
         let total = starts[matrices.len()];
         let mut buffer = Buffer::recycled(total * size_of::<u32>());
         let words = Words(buffer.slice_mut::<u32>().as_mut_ptr());
-        let count = panels * matrices.len();
-        let grain = (GRAIN * count).div_ceil(total.max(1));
-        pool::for_each_range(count, grain, |first, last| {
-            for (m, panel) in (first..last).map(|i| (i / panels, i % panels)) {
-                let lines = (panel * micro.width, micro.width.min(columns - panel * micro.width));
-                let at = words.at(starts[m] + panel * steps[m] * micro.width);
-                let target = Target { at, stride: micro.width, word: micro.right };
-                // SAFETY: this panel's words, which no other task touches.
-                unsafe {
-                    if lines.1 < micro.width {
-                        // Subnormal leftovers would be multiplied slowly.
-                        std::slice::from_raw_parts_mut(at, steps[m] * micro.width).fill(0);
-                    }
-                    matrices[m].operand.pack(isa, lines, (0, matrices[m].depth), (micro.width, steps[m]), target);
-                }
-            }
+        // Tasks take a few panels of one matrix: rows of memory across them are then read in long pieces.
+        let grain = ((GRAIN * panels * matrices.len()).div_ceil(total.max(1))).clamp(1, panels.max(1));
+        let parts = panels.div_ceil(grain);
+        pool::for_each(parts * matrices.len(), &|task| {
+            let (m, first) = (task / parts, task % parts * grain);
+            let some = first..(first + grain).min(panels);
+            let at = words.at(starts[m] + first * steps[m] * micro.width);
+            // SAFETY: these panels' words, which no other task touches.
+            unsafe { pack_panels(isa, micro, &matrices[m], steps[m], some, columns, at) };
         });
         Self { words: buffer, starts }
     }
@@ -70,5 +65,45 @@ impl Panels {
     /// The panels of one matrix.
     pub fn of(&self, matrix: usize) -> &[u32] {
         &self.words.slice::<u32>()[self.starts[matrix]..self.starts[matrix + 1]]
+    }
+}
+
+/// Packs some panels of one matrix, each `steps * width` words, from `to` on.
+unsafe fn pack_panels(
+    isa: Isa,
+    micro: &Micro,
+    matrix: &Matrix,
+    steps: usize,
+    panels: Range<usize>,
+    columns: usize,
+    to: *mut u32,
+) {
+    let (width, depth) = (micro.width, (0, matrix.depth));
+    let end = (panels.end * width).min(columns);
+    // SAFETY: the caller's promise on the words of these panels.
+    unsafe {
+        if end < panels.end * width {
+            // Subnormal leftovers in columns that do not exist would be multiplied slowly.
+            let last = to.add((panels.len() - 1) * steps * width);
+            std::slice::from_raw_parts_mut(last, steps * width).fill(0);
+        }
+        match matrix.operand.order {
+            Order::ByLines => {
+                for (i, panel) in panels.enumerate() {
+                    let lines = (panel * width, width.min(columns - panel * width));
+                    let target = Target { at: to.add(i * steps * width), stride: width, word: micro.right };
+                    matrix.operand.pack(isa, lines, depth, (width, steps), target);
+                }
+            }
+            Order::BySteps => {
+                let first = panels.start * width;
+                let group = |line: usize| {
+                    let (panel, inside) = ((line - first) / width, (line - first) % width);
+                    Lines { first: line, count: LINES.min(end - line), at: to.add(panel * steps * width + inside) }
+                };
+                let groups: Vec<_> = (first..end).step_by(LINES).map(group).collect();
+                matrix.operand.pack_across(isa, &groups, depth, width, micro.right);
+            }
+        }
     }
 }

@@ -2,21 +2,29 @@
 
 #![expect(unsafe_code, reason = "raw panels, as the other micro-kernels")]
 
-use super::micro::by_rows;
+use super::micro::{ALONG, ALONG_WIDENED, by_rows};
 
-/// Words between two steps of the left operand.
+/// Words between two steps of the left operand, if it is packed by steps.
 pub const LEFT: usize = 8;
 /// Columns of a tile.
 pub const WIDTH: usize = 16;
 
 /// Multiplies one step of R rows by one step of the panel.
 #[inline(always)]
-fn step<const R: usize>(sums: &mut [[f32; WIDTH]; R], left: &[f32; LEFT], right: &[f32; WIDTH]) {
+fn step<const R: usize>(sums: &mut [[f32; WIDTH]; R], left: [f32; R], right: [f32; WIDTH]) {
     for r in 0..R {
         for j in 0..WIDTH {
             sums[r][j] = left[r].mul_add(right[j], sums[r][j]);
         }
     }
+}
+
+/// One step of the left operand.
+#[inline(always)]
+unsafe fn left<const R: usize, const IS_ALONG: bool>(a: *const u32, step: usize, stride: usize) -> [f32; R] {
+    let (row, next) = if IS_ALONG { (stride, 1) } else { (1, LEFT) };
+    // SAFETY: the caller's promise on the panel.
+    std::array::from_fn(|r| unsafe { f32::from_bits(*a.add(step * next + r * row)) })
 }
 
 #[inline(always)]
@@ -36,16 +44,7 @@ unsafe fn tile<const R: usize>(c: *mut f32, ldc: usize, load: bool, sum_up: impl
     }
 }
 
-unsafe fn f32_tile<const R: usize>(steps: usize, a: *const u32, b: *const u32, c: *mut f32, ldc: usize, load: bool) {
-    // SAFETY: the caller's promise on panels and tile.
-    unsafe {
-        let a = std::slice::from_raw_parts(a.cast::<[f32; LEFT]>(), steps);
-        let b = std::slice::from_raw_parts(b.cast::<[f32; WIDTH]>(), steps);
-        tile::<R>(c, ldc, load, |sums| a.iter().zip(b).for_each(|(a, b)| step(sums, a, b)));
-    }
-}
-
-unsafe fn widened_tile<const R: usize>(
+unsafe fn f32_tile<const R: usize, const IS_ALONG: bool>(
     steps: usize,
     a: *const u32,
     b: *const u32,
@@ -55,12 +54,34 @@ unsafe fn widened_tile<const R: usize>(
 ) {
     // SAFETY: the caller's promise on panels and tile.
     unsafe {
-        let a = std::slice::from_raw_parts(a.cast::<[[f32; LEFT]; 2]>(), steps);
+        let b = std::slice::from_raw_parts(b.cast::<[f32; WIDTH]>(), steps);
+        tile::<R>(c, ldc, load, |sums| {
+            for (s, b) in b.iter().enumerate() {
+                step(sums, left::<R, IS_ALONG>(a, s, ALONG), *b);
+            }
+        });
+    }
+}
+
+unsafe fn widened_tile<const R: usize, const IS_ALONG: bool>(
+    steps: usize,
+    a: *const u32,
+    b: *const u32,
+    c: *mut f32,
+    ldc: usize,
+    load: bool,
+) {
+    // SAFETY: the caller's promise on panels and tile.
+    unsafe {
         let b = std::slice::from_raw_parts(b.cast::<[u32; WIDTH]>(), steps);
         tile::<R>(c, ldc, load, |sums| {
-            for (a, b) in a.iter().zip(b) {
-                step(sums, &a[0], &b.map(|pair| f32::from_bits(pair << 16)));
-                step(sums, &a[1], &b.map(|pair| f32::from_bits(pair & 0xffff_0000)));
+            for (s, b) in b.iter().enumerate() {
+                step(sums, left::<R, IS_ALONG>(a, 2 * s, ALONG_WIDENED), b.map(|pair| f32::from_bits(pair << 16)));
+                step(
+                    sums,
+                    left::<R, IS_ALONG>(a, 2 * s + 1, ALONG_WIDENED),
+                    b.map(|pair| f32::from_bits(pair & 0xffff_0000)),
+                );
             }
         });
     }
@@ -68,9 +89,17 @@ unsafe fn widened_tile<const R: usize>(
 
 by_rows! {
     /// f32 against f32.
-    f32, f32_tile, [1 2 3 4]
+    f32, f32_tile::<false>, [1 2 3 4]
+}
+by_rows! {
+    /// f32 against f32, rows along memory.
+    f32_along, f32_tile::<true>, [1 2 3 4]
 }
 by_rows! {
     /// bf16, widened to f32.
-    widened, widened_tile, [1 2 3 4]
+    widened, widened_tile::<false>, [1 2 3 4]
+}
+by_rows! {
+    /// bf16, widened to f32, rows along memory.
+    widened_along, widened_tile::<true>, [1 2 3 4]
 }

@@ -9,19 +9,20 @@
 
 use std::ops::Range;
 
-use super::micro::Micro;
+use super::micro::{Micro, SLICE_STEPS};
 use super::scratch::with_scratch;
-use super::words::{Operand, Order, Target, Word};
+use super::words::{Lines, Operand, Order, Word};
 use crate::dtype::Bf16;
 use crate::kernels::simd::isa::{Isa, multiversion};
 use crate::pool;
 
-/// Steps in a slice of the depth: a panel's slice takes 32 KiB.
-const SLICE_STEPS: usize = 256;
-/// Tiles of rows in a block.
-const BLOCK_TILES: usize = 8;
-/// Columns in a block: packing the rows costs little beside that many columns.
-const BLOCK_COLUMNS: usize = 512;
+/// Slices of the depth whose left operand is packed at once; the packed rows of a block stay in the second cache,
+/// or at least in the third.
+const PACKED_SLICES: usize = 8;
+/// Most tiles of rows in a block: a panel's slice, once in the first cache, is used that often.
+const BLOCK_TILES: usize = 16;
+/// Panels that go through the packed rows slice by slice: their slices stay in the second cache meanwhile.
+const GROUP_PANELS: usize = 8;
 /// The largest tile of any micro-kernel, in elements.
 const TILE: usize = 32 * 32;
 
@@ -82,20 +83,22 @@ fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
     index * len / parts..(index + 1) * len / parts
 }
 
-/// Cuts products into blocks that take about equally long.
+/// Cuts products into blocks that take about equally long, enough of them for many threads.
 fn cut(micro: &Micro, products: &[Product]) -> Vec<Block> {
     // In cycles, for either bound: 64 multiply-adds or four bytes of a panel from memory in each.
-    let panel_cost = |p: &Product, rows: usize| p.depth * micro.width * rows.max(16) / 64;
-    let whole = |p: &Product| panel_cost(p, p.rows) * p.columns.div_ceil(micro.width);
-    let total: usize = products.iter().filter(|p| p.rows > 0).map(whole).sum();
-    let target = (total / 32).clamp(30_000, 400_000);
+    let cost = |p: &Product| p.depth.max(1) * p.columns * p.rows.max(16) / 64;
+    let total: usize = products.iter().filter(|p| p.rows > 0).map(cost).sum();
+    let target = (total / 64).clamp(30_000, 4_000_000);
     let mut blocks = Vec::new();
-    for (product, p) in products.iter().enumerate().filter(|(_, p)| p.rows > 0) {
-        let tiles = p.rows.div_ceil(micro.rows);
-        let panels = p.columns.div_ceil(micro.width);
-        let row_blocks = tiles.div_ceil(BLOCK_TILES);
-        let wanted = target / panel_cost(p, p.rows / row_blocks).max(1);
-        let column_blocks = panels.div_ceil(wanted.clamp(1, BLOCK_COLUMNS / micro.width));
+    for (product, p) in products.iter().enumerate().filter(|(_, p)| p.rows > 0 && p.columns > 0) {
+        let (tiles, panels) = (p.rows.div_ceil(micro.rows), p.columns.div_ceil(micro.width));
+        // Packing its rows costs a block about 16 / columns of its time, fetching its columns about 7 / rows.
+        let area = target * 64 / p.depth.max(1);
+        let square = ((area as f64 * 16.0 / 7.0).sqrt() as usize).clamp(micro.width, p.columns.max(micro.width));
+        let rows = (area / square).clamp(1, BLOCK_TILES * micro.rows);
+        let row_blocks = tiles.div_ceil(rows.div_ceil(micro.rows));
+        let columns = area / p.rows.div_ceil(row_blocks).max(16);
+        let column_blocks = panels.div_ceil((columns / micro.width).max(1));
         for i in 0..row_blocks {
             for j in 0..column_blocks {
                 blocks.push(Block {
@@ -107,6 +110,49 @@ fn cut(micro: &Micro, products: &[Product]) -> Vec<Block> {
         }
     }
     blocks
+}
+
+/// How a block's depth is cut into slices, and what is kept in scratch memory.
+struct Slicing {
+    /// Steps of the whole depth.
+    all_steps: usize,
+    /// Steps of a slice; the last may have fewer.
+    slice_steps: usize,
+    /// Number of slices, at least one.
+    count: usize,
+    /// Words of one tile's slice of the left operand.
+    tile_words: usize,
+    /// Words of one slice of all the block's tiles.
+    slice_words: usize,
+    /// Tiles of unfinished sums that are kept: those of a bf16 result. An f32 result holds its own.
+    kept: usize,
+}
+
+impl Slicing {
+    fn new(micro: &Micro, product: &Product, block: &Block) -> Self {
+        let all_steps = micro.right.steps(product.depth);
+        let count = all_steps.div_ceil(SLICE_STEPS).max(1);
+        let slice_steps = all_steps.div_ceil(count);
+        let tile_words = match product.left.order {
+            Order::ByLines => micro.rows * micro.along_stride,
+            Order::BySteps => slice_steps * micro.left_steps() * micro.left_stride,
+        };
+        let kept = match (product.out, count) {
+            (Out::F32 { .. }, _) => 0,
+            (_, 1) => 1,
+            (_, count) if count <= PACKED_SLICES => block.tiles.len() * GROUP_PANELS,
+            _ => block.tiles.len() * block.panels.len(),
+        };
+        Self { all_steps, slice_steps, count, tile_words, slice_words: block.tiles.len() * tile_words, kept }
+    }
+
+    fn left_words(&self) -> usize {
+        self.slice_words * self.count.min(PACKED_SLICES)
+    }
+
+    fn steps(&self, slice: usize) -> Range<usize> {
+        (slice * self.slice_steps).min(self.all_steps)..((slice + 1) * self.slice_steps).min(self.all_steps)
+    }
 }
 
 /// Some rows and columns of the result, and where their sums are kept.
@@ -123,35 +169,25 @@ impl Product<'_> {
     }
 
     unsafe fn compute_block(&self, isa: Isa, micro: &Micro, block: &Block) {
-        let panel_steps = micro.right.steps(self.depth);
-        let slices = panel_steps.div_ceil(SLICE_STEPS).max(1);
-        let slice_steps = panel_steps.div_ceil(slices).next_multiple_of(2);
-        let tile_words = slice_steps * micro.left_steps() * micro.left_stride;
-        let left_words = block.tiles.len() * tile_words;
-        // Unfinished sums of a bf16 result; an f32 result holds its own.
-        let tile_size = micro.rows * micro.width;
-        let kept =
-            if slices > 1 && matches!(self.out, Out::Bf16(_)) { block.tiles.len() * block.panels.len() } else { 1 };
-        with_scratch(left_words + kept * tile_size, |scratch| {
-            for slice in 0..slices {
-                let steps = slice * slice_steps..((slice + 1) * slice_steps).min(panel_steps);
-                // SAFETY: the scratch holds the block's tiles, then the kept sums.
+        let slicing = Slicing::new(micro, self, block);
+        let kept_words = slicing.kept * micro.rows * micro.width;
+        with_scratch(slicing.left_words() + kept_words, |left| {
+            let sums = left.wrapping_add(slicing.left_words()).cast();
+            for packed in (0..slicing.count).step_by(PACKED_SLICES) {
+                let slices = packed..(packed + PACKED_SLICES).min(slicing.count);
+                // SAFETY: the scratch holds the packed slices of the block's rows, then the kept sums.
                 unsafe {
-                    self.pack_rows(isa, micro, block, &steps, tile_words, scratch);
-                    for (j, panel) in block.panels.clone().enumerate() {
-                        let columns = panel * micro.width..((panel + 1) * micro.width).min(self.columns);
-                        let right = self.panels.as_ptr().add((panel * panel_steps + steps.start) * micro.width);
-                        for (i, tile) in block.tiles.clone().enumerate() {
-                            let keep = if kept == 1 { 0 } else { (j * block.tiles.len() + i) * tile_size };
-                            let tile = Tile {
-                                rows: self.tile_rows(micro, tile),
-                                columns: columns.clone(),
-                                first_slice: slice == 0,
-                                last_slice: slice + 1 == slices,
-                            };
-                            let left = scratch.add(i * tile_words);
-                            let sums = scratch.add(left_words + keep).cast();
-                            self.compute_tile(isa, micro, &tile, steps.len(), left, right, sums);
+                    for slice in slices.clone() {
+                        let to = left.add((slice - packed) * slicing.slice_words);
+                        self.pack_rows(isa, micro, block, &slicing, slice, to);
+                    }
+                    for first in block.panels.clone().step_by(GROUP_PANELS) {
+                        let panels = first..(first + GROUP_PANELS).min(block.panels.end);
+                        for slice in slices.clone() {
+                            let left = left.add((slice - packed) * slicing.slice_words);
+                            for panel in panels.clone() {
+                                self.compute_panel(isa, micro, block, &slicing, (slice, panel), left, sums);
+                            }
                         }
                     }
                 }
@@ -160,36 +196,68 @@ impl Product<'_> {
     }
 
     /// Packs one slice of the block's rows, tile by tile.
-    unsafe fn pack_rows(
+    unsafe fn pack_rows(&self, isa: Isa, micro: &Micro, block: &Block, slicing: &Slicing, slice: usize, to: *mut u32) {
+        let steps = slicing.steps(slice);
+        let per_step = if micro.right == Word::Pair { 2 } else { 1 };
+        let depth = ((steps.start * per_step).min(self.depth), (steps.end * per_step).min(self.depth));
+        let count = steps.len() * micro.left_steps();
+        let rows = |tile| self.tile_rows(micro, tile);
+        let at = |i: usize| to.wrapping_add(i * slicing.tile_words);
+        // SAFETY: the words of the slice's tiles, which belong to this thread.
+        unsafe {
+            match self.left.order {
+                Order::ByLines => {
+                    for (i, tile) in block.tiles.clone().enumerate() {
+                        let lines = (rows(tile).start, rows(tile).len());
+                        self.left.pack_along(isa, lines, depth, count, (at(i), micro.along_stride, micro.left));
+                    }
+                }
+                Order::BySteps => {
+                    // Whole vectors are as cheap as parts of them; the kernel ignores the surplus.
+                    let lines = |first: usize| micro.left_stride.min(self.rows - first);
+                    let mut groups = [Lines { first: 0, count: 0, at: to }; BLOCK_TILES];
+                    for (i, tile) in block.tiles.clone().enumerate() {
+                        let first = rows(tile).start;
+                        groups[i] = Lines { first, count: lines(first), at: at(i) };
+                        for step in micro.left.steps(depth.1 - depth.0)..count {
+                            let last = at(i).add(step * micro.left_stride);
+                            std::slice::from_raw_parts_mut(last, micro.left_stride).fill(0);
+                        }
+                    }
+                    let groups = &groups[..block.tiles.len()];
+                    self.left.pack_across(isa, groups, depth, micro.left_stride, micro.left);
+                }
+            }
+        }
+    }
+
+    /// One slice of one panel with all rows of the block.
+    unsafe fn compute_panel(
         &self,
         isa: Isa,
         micro: &Micro,
         block: &Block,
-        steps: &Range<usize>,
-        tile_words: usize,
-        to: *mut u32,
+        slicing: &Slicing,
+        (slice, panel): (usize, usize),
+        left: *const u32,
+        sums: *mut f32,
     ) {
-        // Rows of memory that lie across the tiles are read once for all tiles, a few at a time.
-        let grain = if self.left.order == Order::ByLines { steps.len() } else { 32 };
-        let per_step = if micro.right == Word::Pair { 2 } else { 1 };
-        for first in steps.clone().step_by(grain.max(1)) {
-            let last = (first + grain).min(steps.end);
-            let depth = (first * per_step, (last * per_step).min(self.depth));
-            let left_steps = micro.left_steps();
-            for (i, tile) in block.tiles.clone().enumerate() {
-                let rows = self.tile_rows(micro, tile);
-                // Across memory, whole vectors are as cheap as parts of them; the kernel ignores the surplus.
-                let lines = match self.left.order {
-                    Order::ByLines => rows.len(),
-                    Order::BySteps => micro.left_stride.min(self.rows - rows.start),
-                };
-                let offset = i * tile_words + (first - steps.start) * left_steps * micro.left_stride;
-                let extent = (micro.left_stride, (last - first) * left_steps);
-                // SAFETY: a tile's words, which belong to this thread.
-                unsafe {
-                    let target = Target { at: to.add(offset), stride: micro.left_stride, word: micro.left };
-                    self.left.pack(isa, (rows.start, lines), depth, extent, target);
-                }
+        let steps = slicing.steps(slice);
+        let columns = panel * micro.width..((panel + 1) * micro.width).min(self.columns);
+        let (tiles, tile_size) = (block.tiles.len(), micro.rows * micro.width);
+        for (i, tile) in block.tiles.clone().enumerate() {
+            let keep = ((panel - block.panels.start) * tiles + i) % slicing.kept.max(1);
+            let tile = Tile {
+                rows: self.tile_rows(micro, tile),
+                columns: columns.clone(),
+                first_slice: slice == 0,
+                last_slice: slice + 1 == slicing.count,
+            };
+            // SAFETY: the panel has all steps of the depth, the left operand those of the slice.
+            unsafe {
+                let right = self.panels.as_ptr().add((panel * slicing.all_steps + steps.start) * micro.width);
+                let (left, sums) = (left.add(i * slicing.tile_words), sums.add(keep * tile_size));
+                self.compute_tile(isa, micro, &tile, steps.len(), left, right, sums);
             }
         }
     }
@@ -207,23 +275,24 @@ impl Product<'_> {
     ) {
         let (rows, columns) = (tile.rows.len(), tile.columns.len());
         let at = tile.rows.start * self.columns + tile.columns.start;
+        let run = if self.left.order == Order::ByLines { micro.run_along } else { micro.run };
         // SAFETY: the caller's promises; a tile's rows and columns lie inside the result.
         unsafe {
             match self.out {
                 Out::F32 { at: out, accumulate } => {
                     let (out, load) = (out.add(at), accumulate || !tile.first_slice);
                     if columns == micro.width {
-                        return (micro.run)(rows, steps, left, right, out, self.columns, load);
+                        return run(rows, steps, left, right, out, self.columns, load);
                     }
                     let mut whole = [0.0; TILE];
                     if load {
                         copy(out, self.columns, whole.as_mut_ptr(), micro.width, rows, columns);
                     }
-                    (micro.run)(rows, steps, left, right, whole.as_mut_ptr(), micro.width, load);
+                    run(rows, steps, left, right, whole.as_mut_ptr(), micro.width, load);
                     copy(whole.as_ptr(), micro.width, out, self.columns, rows, columns);
                 }
                 Out::Bf16(out) => {
-                    (micro.run)(rows, steps, left, right, sums, micro.width, !tile.first_slice);
+                    run(rows, steps, left, right, sums, micro.width, !tile.first_slice);
                     if tile.last_slice {
                         for row in 0..rows {
                             let from = std::slice::from_raw_parts(sums.add(row * micro.width), columns);

@@ -121,21 +121,71 @@ impl Operand<'_> {
                 return;
             }
             for at in (0..lines).step_by(LINES) {
-                let (some, width) = ((lines - at).min(LINES), (width - at).min(LINES));
-                let from = match self.order {
-                    Order::ByLines => (line + at) * self.stride + depth.0,
-                    Order::BySteps => depth.0 * self.stride + line + at,
-                };
-                let part =
-                    Part { x: self.numbers.from(from), stride: self.stride, lines: some, depth: depth.1 - depth.0 };
-                let to = Target { at: target.at.add(at), ..target };
+                let (some, width, to) = ((lines - at).min(LINES), (width - at).min(LINES), target.at.add(at));
                 match self.order {
-                    Order::ByLines => pack_along(isa, part, width, to),
-                    Order::BySteps => pack_across(isa, part, to),
+                    Order::ByLines => {
+                        let x = self.numbers.from((line + at) * self.stride + depth.0);
+                        let part = Part { x, stride: self.stride, lines: some, depth: depth.1 - depth.0 };
+                        pack_transposed(isa, part, width, Target { at: to, ..target });
+                    }
+                    Order::BySteps => {
+                        let group = Lines { first: line + at, count: some, at: to };
+                        self.pack_across(isa, &[group], depth, target.stride, target.word);
+                    }
                 }
             }
         }
     }
+
+    /// Packs lines that lie along memory, one after the other: line i's words start at `to + i * stride`, and
+    /// beyond the depth there are zeros up to `steps`.
+    ///
+    /// # Safety
+    /// `to` is valid for `lines` lines of `stride >= steps` words that nobody else uses.
+    pub unsafe fn pack_along(
+        &self,
+        isa: Isa,
+        (line, lines): (usize, usize),
+        depth: (usize, usize),
+        steps: usize,
+        (to, stride, word): (*mut u32, usize, Word),
+    ) {
+        assert_eq!(self.order, Order::ByLines);
+        let depth = (depth.0, depth.1.max(depth.0));
+        for i in 0..lines {
+            // SAFETY: the caller's promise.
+            let out = unsafe { std::slice::from_raw_parts_mut(to.add(i * stride), steps) };
+            out[word.steps(depth.1 - depth.0)..].fill(0);
+            convert_line(isa, self.numbers.from((line + i) * self.stride + depth.0), depth.1 - depth.0, word, out);
+        }
+    }
+
+    /// Packs groups of lines that lie across memory, reading each row of memory once for all groups. Fills the
+    /// steps of the depth, `stride` words apart.
+    ///
+    /// # Safety
+    /// Every group has room for that.
+    pub unsafe fn pack_across(&self, isa: Isa, groups: &[Lines], depth: (usize, usize), stride: usize, word: Word) {
+        assert_eq!(self.order, Order::BySteps);
+        let (rows, row) = (depth.1 - depth.0, self.stride);
+        match (self.numbers.from(depth.0 * row), word) {
+            (Numbers::F32(x), Word::Single) => across_f32(isa, x, row, rows, groups, stride),
+            (Numbers::Bf16(x), Word::Single) => across_widened(isa, x, row, rows, groups, stride),
+            (Numbers::F32(x), Word::Pair) => across_rounded(isa, x, row, rows, groups, stride),
+            (Numbers::Bf16(x), Word::Pair) => across_bf16(isa, x, row, rows, groups, stride),
+        }
+    }
+}
+
+/// At most sixteen lines across memory, and where their words go.
+#[derive(Clone, Copy)]
+pub struct Lines {
+    /// First line.
+    pub first: usize,
+    /// Number of lines.
+    pub count: usize,
+    /// First word of the first step.
+    pub at: *mut u32,
 }
 
 /// At most sixteen lines of an operand, and all of the depth that is wanted.
@@ -151,7 +201,7 @@ struct Part<'a> {
 ///
 /// # Safety
 /// `to` has room for all steps of `width` lines.
-unsafe fn pack_along(isa: Isa, part: Part, width: usize, to: Target) {
+unsafe fn pack_transposed(isa: Isa, part: Part, width: usize, to: Target) {
     let Part { x, stride, lines, depth } = part;
     // SAFETY: the slices hold `lines` lines of `depth` numbers, `stride` apart.
     unsafe {
@@ -199,56 +249,63 @@ unsafe fn pack_along(isa: Isa, part: Part, width: usize, to: Target) {
     }
 }
 
-/// Packs lines that lie across memory: rows are copied, or two of them interleaved.
-///
-/// # Safety
-/// `to` has room for all steps.
-unsafe fn pack_across(isa: Isa, part: Part, to: Target) {
-    let Part { x, stride, lines, depth } = part;
-    // SAFETY: the caller's promise.
-    let out = unsafe { std::slice::from_raw_parts_mut(to.at, (to.word.steps(depth) - 1) * to.stride + lines) };
-    match (x, to.word) {
-        (Numbers::F32(x), Word::Single) => spread_f32(isa, x, stride, lines, depth, to.stride, out),
-        (Numbers::Bf16(x), Word::Single) => spread_wide(isa, x, stride, lines, depth, to.stride, out),
-        (Numbers::F32(x), Word::Pair) => spread_rounded(isa, x, stride, lines, depth, to.stride, out),
-        (Numbers::Bf16(x), Word::Pair) => spread_pairs(isa, x, stride, lines, depth, to.stride, out),
-    }
-}
-
 fn pair(low: Bf16, high: Bf16) -> u32 {
     u32::from(low.0) | u32::from(high.0) << 16
 }
 
 /// Fills `block[line * CHUNK + step]` with converted words.
 fn convert(isa: Isa, part: Part, word: Word, block: &mut Block) {
-    let Part { x, stride, lines, depth } = part;
+    for (line, out) in block.chunks_exact_mut(CHUNK).take(part.lines).enumerate() {
+        convert_line(isa, part.x.from(line * part.stride), part.depth, word, out);
+    }
+}
+
+/// Converts `depth` numbers to the words of one line.
+fn convert_line(isa: Isa, x: Numbers, depth: usize, word: Word, out: &mut [u32]) {
     match (x, word) {
-        (Numbers::Bf16(x), Word::Single) => convert_wide(isa, x, stride, lines, depth, block),
-        (Numbers::F32(x), Word::Pair) => convert_rounded(isa, x, stride, lines, depth, block),
-        _ => unreachable!("these need no conversion"),
+        (Numbers::F32(x), Word::Single) => line_f32(isa, &x[..depth], out),
+        (Numbers::Bf16(x), Word::Single) => line_widened(isa, &x[..depth], out),
+        (Numbers::F32(x), Word::Pair) => line_rounded(isa, &x[..depth], out),
+        (Numbers::Bf16(x), Word::Pair) => line_pairs(isa, &x[..depth], out),
     }
 }
 
 multiversion! {
-    fn convert_wide(x: &[Bf16], stride: usize, lines: usize, depth: usize, block: &mut Block) {
-        for (line, out) in block.chunks_exact_mut(CHUNK).take(lines).enumerate() {
-            for (word, x) in out.iter_mut().zip(&x[line * stride..][..depth]) {
-                *word = u32::from(x.0) << 16;
-            }
+    fn line_f32(x: &[f32], out: &mut [u32]) {
+        for (word, x) in out.iter_mut().zip(x) {
+            *word = x.to_bits();
         }
     }
 }
 
 multiversion! {
-    fn convert_rounded(x: &[f32], stride: usize, lines: usize, depth: usize, block: &mut Block) {
-        for (line, out) in block.chunks_exact_mut(CHUNK).take(lines).enumerate() {
-            let pairs = x[line * stride..][..depth].chunks_exact(2);
-            if let [last] = pairs.remainder() {
-                out[depth / 2] = pair(Bf16::from_f32(*last), Bf16(0));
-            }
-            for (word, x) in out.iter_mut().zip(pairs) {
-                *word = pair(Bf16::from_f32(x[0]), Bf16::from_f32(x[1]));
-            }
+    fn line_widened(x: &[Bf16], out: &mut [u32]) {
+        for (word, x) in out.iter_mut().zip(x) {
+            *word = u32::from(x.0) << 16;
+        }
+    }
+}
+
+multiversion! {
+    fn line_rounded(x: &[f32], out: &mut [u32]) {
+        let pairs = x.chunks_exact(2);
+        if let [last] = pairs.remainder() {
+            out[x.len() / 2] = pair(Bf16::from_f32(*last), Bf16(0));
+        }
+        for (word, x) in out.iter_mut().zip(pairs) {
+            *word = pair(Bf16::from_f32(x[0]), Bf16::from_f32(x[1]));
+        }
+    }
+}
+
+multiversion! {
+    fn line_pairs(x: &[Bf16], out: &mut [u32]) {
+        let pairs = x.chunks_exact(2);
+        if let [last] = pairs.remainder() {
+            out[x.len() / 2] = pair(*last, Bf16(0));
+        }
+        for (word, x) in out.iter_mut().zip(pairs) {
+            *word = pair(x[0], x[1]);
         }
     }
 }
@@ -268,48 +325,47 @@ macro_rules! for_lines {
     };
 }
 
-multiversion! {
-    fn spread_f32(x: &[f32], stride: usize, lines: usize, depth: usize, out_stride: usize, to: &mut [u32]) {
-        for k in 0..depth {
-            let (x, out) = (&x[k * stride..][..lines], &mut to[k * out_stride..][..lines]);
-            for_lines!(lines, out[i] = x[i].to_bits());
-        }
-    }
-}
-
-multiversion! {
-    fn spread_wide(x: &[Bf16], stride: usize, lines: usize, depth: usize, out_stride: usize, to: &mut [u32]) {
-        for k in 0..depth {
-            let (x, out) = (&x[k * stride..][..lines], &mut to[k * out_stride..][..lines]);
-            for_lines!(lines, out[i] = u32::from(x[i].0) << 16);
-        }
-    }
-}
-
-multiversion! {
-    fn spread_rounded(x: &[f32], stride: usize, lines: usize, depth: usize, out_stride: usize, to: &mut [u32]) {
-        for step in 0..depth.div_ceil(2) {
-            let (low, out) = (&x[2 * step * stride..][..lines], &mut to[step * out_stride..][..lines]);
-            if 2 * step + 1 < depth {
-                let high = &x[(2 * step + 1) * stride..][..lines];
-                for_lines!(lines, out[i] = pair(Bf16::from_f32(low[i]), Bf16::from_f32(high[i])));
-            } else {
-                for_lines!(lines, out[i] = pair(Bf16::from_f32(low[i]), Bf16(0)));
+/// Defines a function that packs lines across memory, one row of memory to a step, with `$word` of one number.
+macro_rules! across_single {
+    ($name:ident, $number:ty, |$x:ident| $word:expr) => {
+        multiversion! {
+            fn $name(x: &[$number], stride: usize, depth: usize, groups: &[Lines], out_stride: usize) {
+                for k in 0..depth {
+                    for group in groups {
+                        let row = &x[k * stride + group.first..][..group.count];
+                        // SAFETY: a group has room for all steps.
+                        let out = unsafe { std::slice::from_raw_parts_mut(group.at.add(k * out_stride), group.count) };
+                        for_lines!(group.count, out[i] = { let $x = row[i]; $word });
+                    }
+                }
             }
         }
-    }
+    };
 }
+across_single!(across_f32, f32, |x| x.to_bits());
+across_single!(across_widened, Bf16, |x| u32::from(x.0) << 16);
 
-multiversion! {
-    fn spread_pairs(x: &[Bf16], stride: usize, lines: usize, depth: usize, out_stride: usize, to: &mut [u32]) {
-        for step in 0..depth.div_ceil(2) {
-            let (low, out) = (&x[2 * step * stride..][..lines], &mut to[step * out_stride..][..lines]);
-            if 2 * step + 1 < depth {
-                let high = &x[(2 * step + 1) * stride..][..lines];
-                for_lines!(lines, out[i] = pair(low[i], high[i]));
-            } else {
-                for_lines!(lines, out[i] = pair(low[i], Bf16(0)));
+/// Defines a function that packs lines across memory, two rows of memory to a step, with `$round` of each number.
+macro_rules! across_pairs {
+    ($name:ident, $number:ty, $round:expr) => {
+        multiversion! {
+            fn $name(x: &[$number], stride: usize, depth: usize, groups: &[Lines], out_stride: usize) {
+                for step in 0..depth.div_ceil(2) {
+                    for group in groups {
+                        let low = &x[2 * step * stride + group.first..][..group.count];
+                        // SAFETY: a group has room for all steps.
+                        let out = unsafe { std::slice::from_raw_parts_mut(group.at.add(step * out_stride), group.count) };
+                        if 2 * step + 1 < depth {
+                            let high = &x[(2 * step + 1) * stride + group.first..][..group.count];
+                            for_lines!(group.count, out[i] = pair($round(low[i]), $round(high[i])));
+                        } else {
+                            for_lines!(group.count, out[i] = pair($round(low[i]), Bf16(0)));
+                        }
+                    }
+                }
             }
         }
-    }
+    };
 }
+across_pairs!(across_rounded, f32, Bf16::from_f32);
+across_pairs!(across_bf16, Bf16, std::convert::identity);
