@@ -7,9 +7,10 @@
 #![expect(unsafe_code, reason = "tasks write the columns of their head")]
 
 use super::attention_blocks::{Blocks, Columns, Inputs, KEYS, Scratch, Steps, Tiles, check_segments};
+use super::fold::{fold_max, fold_sum, larger};
 use super::gemm::words::{Operand, Order};
 use super::isa::multiversion;
-use super::lanes::{Real, larger};
+use super::lanes::Real;
 use super::math::{exp_nonpositive, log};
 use super::parallel::{empty, for_each_item};
 use crate::dtype::{Bf16, DType};
@@ -204,11 +205,6 @@ multiversion! {
     }
 }
 
-/// Vectors that a row's values are folded into.
-const LANES: usize = 16;
-/// Most rows of a tile.
-const ROWS: usize = 16;
-
 multiversion! {
     /// Turns a tile's scores into exponentials `p` relative to the running maximum and brings the running sums up
     /// to it. Row i sees the first `seen_first + i` keys of the block.
@@ -216,57 +212,35 @@ multiversion! {
         scores: &mut [f32], seen_first: isize, scale: f32, max: &mut [f32], sum: &mut [f32], sums: &mut [f32],
         p: &mut [P],
     ) {
-        let (rows, width) = (max.len(), sums.len() / max.len());
-        let scores = &mut scores.as_chunks_mut::<KEYS>().0[..rows];
-        let mut lanes = [[0.0; LANES]; ROWS];
-        let lanes = &mut lanes[..rows];
-        for (i, (row, lanes)) in scores.iter_mut().zip(lanes.iter_mut()).enumerate() {
+        let width = sums.len() / max.len();
+        let rows = scores.as_chunks_mut::<KEYS>().0.iter_mut().zip(p.as_chunks_mut::<KEYS>().0);
+        for (i, ((row, p), (max, sum))) in rows.zip(max.iter_mut().zip(sum)).enumerate() {
             let seen = seen_first.saturating_add_unsigned(i).max(0) as usize;
             if seen < KEYS {
                 row[seen..].fill(f32::NEG_INFINITY);
             }
-            for j in 0..LANES {
-                lanes[j] = larger(larger(row[j], row[j + 16]), larger(row[j + 32], row[j + 48]));
-            }
-        }
-        fold(lanes, larger);
-        for (i, (max, lanes)) in max.iter_mut().zip(lanes.iter_mut()).enumerate() {
-            let old = *max;
-            *max = larger(lanes[0] * scale, old);
-            if *max != old {
+            let new_max = larger(fold_max::<QUADS>(quads(row)) * scale, *max);
+            if new_max != *max {
                 // Zero for the first block, whose sums start from nothing.
-                let shrink = exp_nonpositive(old - *max);
-                sum[i] *= shrink;
-                if old != f32::NEG_INFINITY {
+                let shrink = exp_nonpositive(*max - new_max);
+                *sum *= shrink;
+                if *max != f32::NEG_INFINITY {
                     sums[i * width..][..width].iter_mut().for_each(|x| *x *= shrink);
                 }
+                *max = new_max;
             }
-        }
-        for (((row, lanes), p), max) in scores.iter_mut().zip(lanes.iter_mut()).zip(p.chunks_exact_mut(KEYS)).zip(max) {
             for (x, p) in row.iter_mut().zip(p) {
-                *x = exp_nonpositive(x.mul_add(scale, -*max));
+                *x = exp_nonpositive(x.mul_add(scale, -new_max));
                 *p = P::put(*x);
             }
-            for j in 0..LANES {
-                lanes[j] = (row[j] + row[j + 16]) + (row[j + 32] + row[j + 48]);
-            }
+            *sum += fold_sum::<QUADS>(quads(row));
         }
-        fold(lanes, |a, b| a + b);
-        sum.iter_mut().zip(lanes).for_each(|(sum, lanes)| *sum += lanes[0]);
     }
 }
 
-/// Folds each row into its first element, by halves; one half of all rows at a time, so that each step is
-/// vectors and the rows' latencies overlap.
+const QUADS: usize = KEYS / 4;
+
 #[inline(always)]
-fn fold(rows: &mut [[f32; LANES]], operation: impl Fn(f32, f32) -> f32) {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for row in rows.iter_mut() {
-            for i in 0..half {
-                row[i] = operation(row[i], row[i + half]);
-            }
-        }
-        half /= 2;
-    }
+fn quads(row: &[f32; KEYS]) -> &[[f32; 4]; QUADS] {
+    row.as_chunks().0.try_into().expect("a multiple of four")
 }

@@ -3,6 +3,7 @@
 //! The order depends on the length alone, so a row's sum has the same bits wherever the row stands and
 //! whatever instruction set computes it.
 
+use super::fold::{fold_max, fold_sum, larger};
 use super::gemm::words::Numbers;
 use crate::dtype::{Bf16, Element};
 
@@ -74,18 +75,10 @@ fn padded<A: Real>(rest: &[A]) -> Lanes {
     block
 }
 
-/// Sum of the running sums, by halves. Not inlined: in memory every half is added by vectors, while registers
-/// are taken apart.
+/// Sum of the running sums. Not inlined: all rows share the code.
 #[inline(never)]
-fn reduce(lanes: &mut Lanes) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+fn reduce(lanes: &Lanes) -> f32 {
+    fold_sum::<{ LANES / 4 }>(lanes.as_chunks().0.try_into().expect("a multiple of four"))
 }
 
 /// `sum a[i] * b[i]` with fused multiply-adds.
@@ -105,7 +98,7 @@ pub fn dot<A: Real, B: Real>(a: &[A], b: &[B]) -> f32 {
             lanes[i] = a[i].mul_add(b[i], lanes[i]);
         }
     }
-    reduce(&mut lanes)
+    reduce(&lanes)
 }
 
 /// Sum of the elements.
@@ -124,7 +117,7 @@ pub fn sum(x: &[f32]) -> f32 {
             lanes[i] += rest[i];
         }
     }
-    reduce(&mut lanes)
+    reduce(&lanes)
 }
 
 /// The largest element, -inf of none; NaN is passed over.
@@ -137,11 +130,6 @@ pub fn max(x: &[f32]) -> f32 {
             lanes[i] = larger(block[i], lanes[i]);
         }
     }
-    rest.iter().fold(lanes.iter().fold(f32::NEG_INFINITY, |max, x| larger(*x, max)), |max, x| larger(*x, max))
-}
-
-/// `x` if it is larger than `max`: one instruction, unlike `f32::max`.
-#[inline(always)]
-pub fn larger(x: f32, max: f32) -> f32 {
-    if x > max { x } else { max }
+    let max = fold_max::<{ LANES / 4 }>(lanes.as_chunks().0.try_into().expect("a multiple of four"));
+    rest.iter().fold(max, |max, x| larger(*x, max))
 }

@@ -16,9 +16,10 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n.wrapping_add(127) as u32) << 23)
 }
 
-/// `(n, e^(x - n ln 2))` for |x| below 2^22 / log2(e); the second is within [2^-1/2, 2^1/2].
+/// `(bits, e^(x - n ln 2))` for |x| below 2^22 / log2(e); the second is within [2^-1/2, 2^1/2], and `bits` minus
+/// those of `ROUND` are n.
 #[inline(always)]
-fn exp_parts(x: f32) -> (i32, f32) {
+fn exp_parts(x: f32) -> (u32, f32) {
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
@@ -26,7 +27,7 @@ fn exp_parts(x: f32) -> (i32, f32) {
     let p = 0.001_390_502f32.mul_add(r, 0.008_366_278).mul_add(r, 0.041_666_864);
     let p = p.mul_add(r, 0.166_665_45).mul_add(r, 0.5);
     let e = p.mul_add(r * r, r) + 1.0;
-    ((shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32), e)
+    (shifted.to_bits(), e)
 }
 
 /// e^x; subnormal results included, 0 below them, infinite above 88.72.
@@ -34,7 +35,8 @@ fn exp_parts(x: f32) -> (i32, f32) {
 pub fn exp(x: f32) -> f32 {
     // Written so that NaN passes through.
     let low = if x < -104.0 { -104.0 } else { x };
-    let (n, e) = exp_parts(if low > 89.0 { 89.0 } else { low });
+    let (bits, e) = exp_parts(if low > 89.0 { 89.0 } else { low });
+    let n = bits.wrapping_sub(ROUND.to_bits()) as i32;
     // Two factors, because 2^n alone may be subnormal or too large.
     let half = n >> 1;
     e * power_of_two(half) * power_of_two(n.wrapping_sub(half))
@@ -43,8 +45,10 @@ pub fn exp(x: f32) -> f32 {
 /// e^x for x <= 0 with results below 2^-125 set to 0: the terms of a softmax, whose largest is 1.
 #[inline(always)]
 pub fn exp_nonpositive(x: f32) -> f32 {
-    let (n, e) = exp_parts(if x < -86.6 { -86.6 } else { x });
-    if x < -86.6 { 0.0 } else { e * power_of_two(n) }
+    let (bits, e) = exp_parts(if x < -86.6 { -86.6 } else { x });
+    // Adds n to the exponent; the shift leaves nothing of `ROUND`.
+    let result = f32::from_bits(e.to_bits().wrapping_add(bits << 23));
+    if x < -86.6 { 0.0 } else { result }
 }
 
 /// Natural logarithm; -inf at 0, NaN below.

@@ -5,6 +5,7 @@ mod attention_blocks;
 mod attention_grad;
 mod cast;
 mod elementwise;
+mod fold;
 mod fp8;
 mod gemm;
 mod lanes;
