@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use checkpoint::RunFolder;
 use clap::ValueEnum;
+use model::config::WeightDtype;
 use model::{Config, Kind, Model, ParameterSpec, hf};
 use tensor::{DType, Device, Tensor};
 use tokens::Tokenizer;
@@ -96,18 +97,20 @@ fn open_hf(folder: &Path, dtype: Option<Dtype>) -> anyhow::Result<Opened> {
     let weights = hf::Weights::open(folder, &config)?;
     config.notes().iter().chain(weights.notes()).for_each(|note| say::note(format_args!("note: {note}")));
     let compute = dtype.map_or(DType::Bf16, DType::from);
-    let device = Device::cpu();
+    let (device, disk) = (Device::cpu(), config.dtype);
     let load = |spec: &ParameterSpec| {
-        Ok::<Tensor, anyhow::Error>(weights.tensor(spec, device, stored_dtype(spec.kind, compute)))
+        Ok::<Tensor, anyhow::Error>(weights.tensor(spec, device, held_dtype(spec.kind, disk, compute)))
     };
     let model = Model::build(config, device, compute, load)?;
     Ok(Opened { model, tokenizer: tokenizer_in(folder)? })
 }
 
-/// Vectors and the router stay f32 (products with it are f32); matrices are held as they are multiplied.
-fn stored_dtype(kind: Kind, compute: DType) -> DType {
+/// Matrices are held as they are multiplied. Vectors and the router stay f32, and so does the embedding if it was saved
+/// so: its rows are the residual stream's start and no operand of a product.
+fn held_dtype(kind: Kind, disk: WeightDtype, compute: DType) -> DType {
     match kind {
         Kind::Norm | Kind::Router | Kind::RouterBias => DType::F32,
+        Kind::Embedding if disk == WeightDtype::F32 => DType::F32,
         _ => compute,
     }
 }

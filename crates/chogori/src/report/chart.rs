@@ -95,6 +95,7 @@ impl Chart {
         let (low, high) = self.range();
         let mut chart = ChartBuilder::on(&root)
             .margin(16)
+            .margin_top(32)
             .margin_right(40)
             .x_label_area_size(92)
             .y_label_area_size(200)

@@ -87,7 +87,7 @@ impl Page<'_> {
         let points = self.series.of("loss");
         let mut lines = vec![
             Line::new("each step", Ink::Faint, points),
-            Line::new("training", Ink::Main, &smooth(points, points.len() / 40)),
+            Line::new("training", Ink::Main, &smooth(points, (points.len() / 20).min(400))),
         ];
         let held_out = self.series.of("held_out_loss");
         if !held_out.is_empty() {
@@ -125,7 +125,8 @@ impl Page<'_> {
             lines.push(Line::new(&label, Ink::Limit, &[(0.0, tau), (*last, tau)]));
         }
         let mut figures = self.figure("Largest attention logit", "", lines, true, plain)?;
-        if tau.is_some() {
+        let clipped: f64 = series.of("clip_events").iter().map(|(_, heads)| *heads).sum();
+        if clipped > 0.0 {
             let lines = vec![Line::new("", Ink::Main, series.of("clip_events"))];
             figures += &self.figure("QK-Clip events", "heads clipped per step", lines, true, plain)?;
             let lines = vec![Line::new("", Ink::Main, series.of("heads_ever_clipped"))];
@@ -142,15 +143,7 @@ impl Page<'_> {
             let names: Vec<String> = (0..layers).map(|layer| layer.to_string()).collect();
             figures += &self.heat_figure(title, &legend, &image, heat, &names);
         }
-        let told = match tau {
-            Some(tau) => format!(
-                "Muon lets attention logits grow. After a step in which a head's largest logit exceeds τ&nbsp;=&nbsp;{}, QK-Clip \
-                 scales the head's query and key weights back to it.",
-                plain(tau)
-            ),
-            None => "Without QK-Clip, nothing bounds the logits.".to_owned(),
-        };
-        Ok(section("Attention logits", &told, &figures))
+        Ok(section("Attention logits", &about_clipping(tau, clipped), &figures))
     }
 
     fn balance(&self) -> anyhow::Result<String> {
@@ -238,6 +231,17 @@ impl Page<'_> {
              <div class=\"steps\"><span>0</span><span>step {last}</span></div></figure>\n"
         )
     }
+}
+
+/// What the figures of attention logits are about, and whether there was anything to clip.
+fn about_clipping(tau: Option<f64>, clipped: f64) -> String {
+    let Some(tau) = tau else { return "Without QK-Clip, nothing bounds the logits.".into() };
+    let so_far = if clipped > 0.0 { "" } else { " No head has reached τ so far." };
+    format!(
+        "Muon lets attention logits grow. After a step in which a head's largest logit exceeds τ&nbsp;=&nbsp;{}, QK-Clip \
+         scales the head's query and key weights back to it.{so_far}",
+        plain(tau)
+    )
 }
 
 fn section(title: &str, told: &str, figures: &str) -> String {
