@@ -119,7 +119,7 @@ pub fn thin(points: &[(f64, f64)], limit: usize) -> Points {
     points.chunks(group).map(average).collect()
 }
 
-/// The mean over up to `window` neighbours, as many before as behind, so that nothing is shifted.
+/// The mean over `window` neighbours, as many before as behind (fewer at the ends), so that nothing is shifted.
 pub fn smooth(points: &[(f64, f64)], window: usize) -> Points {
     let mut sums = vec![0.0];
     sums.extend(points.iter().scan(0.0, |sum, (_, value)| {
@@ -127,8 +127,7 @@ pub fn smooth(points: &[(f64, f64)], window: usize) -> Points {
         Some(*sum)
     }));
     let at = |i: usize| {
-        let half = (window / 2).min(i).min(points.len() - 1 - i);
-        let (from, to) = (i - half, i + half + 1);
+        let (from, to) = (i.saturating_sub(window / 2), (i + window / 2 + 1).min(points.len()));
         (points[i].0, (sums[to] - sums[from]) / (to - from) as f64)
     };
     (0..points.len()).map(at).collect()
