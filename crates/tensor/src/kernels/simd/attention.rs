@@ -8,7 +8,7 @@
 
 use super::attention_blocks::{Blocks, Columns, Inputs, KEYS, Scratch, Steps, Tiles, check_segments};
 use super::fold::{fold_max, fold_sum, larger};
-use super::gemm::words::{Operand, Order};
+use super::gemm::words::Order;
 use super::isa::multiversion;
 use super::lanes::Real;
 use super::math::{exp_nonpositive, log};
@@ -121,14 +121,14 @@ impl<'a> Forward<'a> {
             blocks.left_words(steps) * tiles.count(),
             blocks.right_words(KEYS, steps),
             blocks.right_words(value, blocks.steps(KEYS)),
-            blocks.left_words(blocks.steps(KEYS)),
         ];
         let floats = [tile_rows * KEYS, task.count * value_padded];
         let (mut words_memory, mut floats_memory) = (Scratch::new(&words), Scratch::new(&floats));
-        let mut p_memory = Scratch::new(&[tile_rows * KEYS]);
-        let [q_words, k_words, v_words, p_words] = words_memory.split::<u32, 4>(words);
+        let p_stride = blocks.along_stride::<P>();
+        let mut p_memory = Scratch::new(&[tile_rows * p_stride]);
+        let [q_words, k_words, v_words] = words_memory.split::<u32, 3>(words);
         let [scores, sums] = floats_memory.split::<f32, 2>(floats);
-        let [p] = p_memory.split::<P, 1>([tile_rows * KEYS]);
+        let [p] = p_memory.split::<P, 1>([tile_rows * p_stride]);
         let mut running = Running { max: vec![f32::NEG_INFINITY; task.count], sum: vec![0.0; task.count] };
 
         self.pack_queries(q_words);
@@ -150,12 +150,9 @@ impl<'a> Forward<'a> {
                 let sums = &mut sums[rows.start * value_padded..rows.end * value_padded];
                 let seen_first = task.visible(rows.start) as isize - start as isize;
                 let (max, sum) = (&mut running.max[rows.clone()], &mut running.sum[rows.clone()]);
-                soften(blocks.isa, scores, seen_first, inputs.shape.scale as f32, max, sum, sums, p);
-                let operand = Operand { numbers: P::numbers(p), stride: KEYS, order: Order::ByLines };
-                let seen_steps = blocks.steps(seen);
-                blocks.pack_left(operand, blocks.tiles(rows.len()), seen, Steps::all(seen_steps), p_words);
-                let p = (&*p_words, rows.len());
-                blocks.multiply(p, (v_words, blocks.steps(keys)), (value, seen_steps), (sums, value_padded), start > 0);
+                soften(blocks.isa, scores, seen_first, inputs.shape.scale as f32, max, sum, sums, (p, p_stride));
+                let (v, extent) = ((&*v_words, blocks.steps(keys)), (value, blocks.steps(seen)));
+                blocks.multiply_along((p, rows.len()), v, extent, (sums, value_padded), start > 0);
             }
         }
         self.finish(&running, sums, out, log_sums)
@@ -210,10 +207,10 @@ multiversion! {
     /// to it. Row i sees the first `seen_first + i` keys of the block.
     fn soften<P: Real>(
         scores: &mut [f32], seen_first: isize, scale: f32, max: &mut [f32], sum: &mut [f32], sums: &mut [f32],
-        p: &mut [P],
+        p: (&mut [P], usize),
     ) {
         let width = sums.len() / max.len();
-        let rows = scores.as_chunks_mut::<KEYS>().0.iter_mut().zip(p.as_chunks_mut::<KEYS>().0);
+        let rows = scores.as_chunks_mut::<KEYS>().0.iter_mut().zip(p.0.chunks_mut(p.1));
         for (i, ((row, p), (max, sum))) in rows.zip(max.iter_mut().zip(sum)).enumerate() {
             let seen = seen_first.saturating_add_unsigned(i).max(0) as usize;
             if seen < KEYS {

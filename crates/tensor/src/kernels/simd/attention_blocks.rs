@@ -8,10 +8,10 @@
 use std::ops::Range;
 
 use super::cast::cast;
-use super::gemm::micro::Micro;
+use super::gemm::micro::{Micro, Run};
 use super::gemm::words::{Numbers, Operand, Order, Target, Word};
 use super::isa::multiversion;
-use super::lanes::real;
+use super::lanes::{Real, real};
 use crate::dtype::{Bf16, DType, Element};
 use crate::kernels::simd::Isa;
 use crate::kernels::{AttentionShape, Segment};
@@ -71,12 +71,11 @@ impl Inputs {
     /// Asks for a head's keys and values ahead of their use: the rows of one head lie too far apart for the
     /// hardware to notice that they follow each other.
     pub fn prefetch(&self, h: usize, rows: Range<usize>) {
-        let AttentionShape { heads, nope, rope, value, .. } = self.shape;
+        let AttentionShape { heads, nope, value, .. } = self.shape;
         real!(self.kv.dtype(), T => {
-            let (kv, k_rope) = (self.kv.host::<T>(), self.k_rope.host::<T>());
+            let kv = self.kv.host::<T>();
             for row in rows {
                 prefetch(&kv[(row * heads + h) * (nope + value)..][..nope + value]);
-                prefetch(&k_rope[row * rope..][..rope]);
             }
         });
     }
@@ -208,7 +207,8 @@ impl Blocks {
         steps * self.padded(columns)
     }
 
-    /// Packs lines of an operand, tile by tile.
+    /// Packs lines of an operand, tile by tile. Where they lie across memory, `stride` lines of every tile must
+    /// exist.
     pub fn pack_left(&self, operand: Operand, tiles: Tiles, depth: usize, steps: Steps, to: &mut [u32]) {
         let (stride, words) = (self.micro.left_stride, self.left_words(steps.all));
         let count = self.steps(depth) * self.micro.left_steps();
@@ -216,8 +216,10 @@ impl Blocks {
             let rows = tiles.tile(i);
             let to = &mut to[i * words + self.left_words(steps.at)..][..count * stride];
             let target = Target { at: to.as_mut_ptr(), stride, word: self.micro.left };
+            // Across memory, whole vectors are cheaper than parts of them; the kernel ignores the surplus.
+            let lines = if operand.order == Order::BySteps { stride } else { rows.len() };
             // SAFETY: `to` holds `count` steps of `stride` lines, and is borrowed here alone.
-            unsafe { operand.pack(self.isa, (rows.start, rows.len()), (0, depth), (stride, count), target) };
+            unsafe { operand.pack(self.isa, (rows.start, lines), (0, depth), (stride, count), target) };
         }
     }
 
@@ -233,23 +235,56 @@ impl Blocks {
         }
     }
 
-    /// `c (+)= left · right` for one tile of `rows` rows and the panels that hold the first `columns` columns.
-    /// The sums go over the first `steps` steps, of `packed` in the right operand.
+    /// Elements from one row to the next of a left operand that lies along memory.
+    pub fn along_stride<P>(&self) -> usize {
+        self.micro.along_stride * size_of::<u32>() / size_of::<P>()
+    }
+
+    /// `c (+)= left · right` for one packed tile of `rows` rows and the panels that hold the first `columns`
+    /// columns. The sums go over the first `steps` steps, of `packed` in the right operand.
     pub fn multiply(
         &self,
         (left, rows): (&[u32], usize),
+        right: (&[u32], usize),
+        extent: (usize, usize),
+        c: (&mut [f32], usize),
+        load: bool,
+    ) {
+        assert!(rows >= 1 && rows <= self.micro.rows && left.len() >= self.left_words(extent.1));
+        self.multiply_with(self.micro.run, (left.as_ptr(), rows), right, extent, c, load);
+    }
+
+    /// The same for rows that lie along memory as they are: f32, or bf16 where the kernel takes pairs.
+    pub fn multiply_along<P: Real>(
+        &self,
+        (left, rows): (&[P], usize),
+        right: (&[u32], usize),
+        extent: (usize, usize),
+        c: (&mut [f32], usize),
+        load: bool,
+    ) {
+        let words = extent.1 * self.micro.left_steps();
+        assert!(rows >= 1 && rows <= self.micro.rows && words <= self.micro.along_stride);
+        assert!(size_of_val(left) >= ((rows - 1) * self.micro.along_stride + words) * size_of::<u32>());
+        self.multiply_with(self.micro.run_along, (left.as_ptr().cast(), rows), right, extent, c, load);
+    }
+
+    fn multiply_with(
+        &self,
+        run: Run,
+        (left, rows): (*const u32, usize),
         (right, packed): (&[u32], usize),
         (columns, steps): (usize, usize),
         (c, stride): (&mut [f32], usize),
         load: bool,
     ) {
         let width = self.micro.width;
-        assert!(rows >= 1 && rows <= self.micro.rows && steps <= packed && left.len() >= self.left_words(steps));
+        assert!(steps <= packed);
         for panel in 0..columns.div_ceil(width) {
             let (right, c) = (&right[panel * packed * width..][..steps * width], &mut c[panel * width..]);
             assert!(c.len() >= (rows - 1) * stride + width);
-            // SAFETY: the lengths were just checked, and the kernel set exists only where its instructions do.
-            unsafe { (self.micro.run)(rows, steps, left.as_ptr(), right.as_ptr(), c.as_mut_ptr(), stride, load) };
+            // SAFETY: all lengths were just checked, and the kernel set exists only where its instructions do.
+            unsafe { run(rows, steps, left, right.as_ptr(), c.as_mut_ptr(), stride, load) };
         }
     }
 }

@@ -157,15 +157,15 @@ struct PackedKeys<'m> {
     k_steps: &'m mut [u32],
 }
 
-/// What one block of queries and one block of keys have in common, a row of `KEYS` for each query.
+/// What one block of queries and one block of keys have in common: a row of `KEYS` for each query.
 struct Work<'m, P> {
     scores: &'m mut [f32],
     /// Gradients of the probabilities.
     dp: &'m mut [f32],
-    /// Probabilities and gradients of the scores, as operands of products.
+    /// Probabilities and gradients of the scores, as operands of products; rows lie `p_stride` apart.
     p: &'m mut [P],
     ds: &'m mut [P],
-    ds_left: &'m mut [u32],
+    p_stride: usize,
     across: &'m mut [u32],
 }
 
@@ -211,20 +211,20 @@ impl<'a> Head<'a> {
             blocks.right_words(KEYS, self.depth_steps),
             blocks.right_words(KEYS, self.value_steps),
             blocks.right_words(shape.nope, key_steps) + blocks.right_words(shape.rope, key_steps),
-            blocks.left_words(key_steps),
             blocks.left_words(row_steps) * blocks.tiles(KEYS).count(),
         ];
         let (depth_padded, value_padded) = (blocks.padded(depth), blocks.padded(value));
         let floats = [rows * KEYS, rows * KEYS, count * self.dq_stride(), KEYS * depth_padded, KEYS * value_padded];
         let (mut words_memory, mut floats_memory) = (Scratch::new(&words), Scratch::new(&floats));
-        let mut p_memory = Scratch::new(&[rows * KEYS, rows * KEYS]);
-        let [q_left, dout_left, q_right, dout_right, k_lines, v_lines, k_steps, ds_left, across] =
-            words_memory.split::<u32, 9>(words);
+        let p_stride = blocks.along_stride::<P>();
+        let mut p_memory = Scratch::new(&[rows * p_stride, rows * p_stride]);
+        let [q_left, dout_left, q_right, dout_right, k_lines, v_lines, k_steps, across] =
+            words_memory.split::<u32, 8>(words);
         let [scores, dp, dq, dk, dv] = floats_memory.split::<f32, 5>(floats);
-        let [p, ds] = p_memory.split::<P, 2>([rows * KEYS; 2]);
+        let [p, ds] = p_memory.split::<P, 2>([rows * p_stride; 2]);
         let mut queries = PackedQueries { q_left, dout_left, q_right, dout_right };
         let mut keys = PackedKeys { count: 0, k_lines, v_lines, k_steps };
-        let mut work = Work { scores, dp, p, ds, ds_left, across };
+        let mut work = Work { scores, dp, p, ds, p_stride, across };
         let mut sums = Sums { dq, dk, dv };
 
         (0..query_blocks).for_each(|block| self.pack_queries(block, &mut queries));
@@ -323,7 +323,8 @@ impl<'a> Head<'a> {
             let tile = tiles.tile(i);
             let rows = block_rows.start + tile.start..block_rows.start + tile.end;
             let (elements, count, seen) = (tile.start * KEYS..tile.end * KEYS, tile.len(), self.seen(&rows, start));
-            let (p, ds) = (&mut work.p[elements.clone()], &mut work.ds[elements.clone()]);
+            let operands = tile.start * work.p_stride..tile.end * work.p_stride;
+            let (p, ds) = (&mut work.p[operands.clone()], &mut work.ds[operands]);
             if seen == 0 {
                 p.fill(P::put(0.0));
                 ds.fill(P::put(0.0));
@@ -337,21 +338,19 @@ impl<'a> Head<'a> {
             let seen_first = seen_by(&self.segment, rows.start) - start as isize;
             let statistics = (&self.log_sum_exp[rows.clone()], &self.delta[rows.clone()]);
             let scale = self.pass.inputs.shape.scale as f32;
-            soften_grad(blocks.isa, scores, dp, seen_first, scale, statistics, p, ds);
-            let steps = blocks.steps(seen);
-            let ds = Operand { numbers: P::numbers(ds), stride: KEYS, order: Order::ByLines };
-            blocks.pack_left(ds, blocks.tiles(count), seen, Steps::all(steps), work.ds_left);
-            self.add_dq((work.ds_left, count), keys, steps, &mut sums.dq[rows.start * self.dq_stride()..], start > 0);
+            soften_grad(blocks.isa, scores, dp, seen_first, scale, statistics, (p, ds, work.p_stride));
+            let dq = &mut sums.dq[rows.start * self.dq_stride()..];
+            self.add_dq((ds, count), keys, blocks.steps(seen), dq, start > 0);
         }
     }
 
     /// `dq += ds · k` for one tile, part by part.
-    fn add_dq(&self, ds: (&[u32], usize), keys: &PackedKeys, steps: usize, dq: &mut [f32], load: bool) {
+    fn add_dq<P: Real>(&self, ds: (&[P], usize), keys: &PackedKeys, steps: usize, dq: &mut [f32], load: bool) {
         let (blocks, shape) = (&self.pass.blocks, self.pass.inputs.shape);
         let (packed, (mut at, mut column)) = (blocks.steps(keys.count), (0, 0));
         for width in [shape.nope, shape.rope] {
             let (k, into) = (&keys.k_steps[at..], &mut dq[column..]);
-            blocks.multiply(ds, (k, packed), (width, steps), (into, self.dq_stride()), load);
+            blocks.multiply_along(ds, (k, packed), (width, steps), (into, self.dq_stride()), load);
             at += blocks.right_words(width, packed);
             column += blocks.padded(width);
         }
@@ -374,7 +373,7 @@ impl<'a> Head<'a> {
             (&*work.ds, &*queries.q_right, self.depth, &mut *sums.dk),
         ];
         for (numbers, right, columns, into) in products {
-            let across = Operand { numbers: P::numbers(numbers), stride: KEYS, order: Order::BySteps };
+            let across = Operand { numbers: P::numbers(numbers), stride: work.p_stride, order: Order::BySteps };
             blocks.pack_left(across, tiles, count, Steps::all(steps), work.across);
             let right = &right[block * blocks.right_words(columns, all)..];
             let stride = blocks.padded(columns);
@@ -425,13 +424,15 @@ multiversion! {
     /// Probabilities from scores, and gradients of the unscaled scores from those of the probabilities.
     /// Row i sees the first `seen_first + i` keys of the block; the others get zeros.
     fn soften_grad<P: Real>(
-        scores: &[f32], dp: &[f32], seen_first: isize, scale: f32, statistics: (&[f32], &[f32]), p: &mut [P],
-        ds: &mut [P],
+        scores: &[f32], dp: &[f32], seen_first: isize, scale: f32, statistics: (&[f32], &[f32]),
+        outputs: (&mut [P], &mut [P], usize),
     ) {
         let inputs = scores.as_chunks::<KEYS>().0.iter().zip(dp.as_chunks::<KEYS>().0);
-        let outputs = p.as_chunks_mut::<KEYS>().0.iter_mut().zip(ds.as_chunks_mut::<KEYS>().0);
+        let (p, ds, stride) = outputs;
+        let outputs = p.chunks_mut(stride).zip(ds.chunks_mut(stride));
         let statistics = statistics.0.iter().zip(statistics.1);
         for (i, (((scores, dp), (p, ds)), (log_sum_exp, delta))) in inputs.zip(outputs).zip(statistics).enumerate() {
+            let (p, ds) = (&mut p[..KEYS], &mut ds[..KEYS]);
             for j in 0..KEYS {
                 let probability = exp_nonpositive(scores[j].mul_add(scale, -log_sum_exp));
                 p[j] = P::put(probability);
