@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "tasks write the columns of their head")]
 
 use super::attention_blocks::{Blocks, Columns, Inputs, KEYS, Scratch, Steps, Tiles, check_segments};
+use super::attention_few::{FEW, add_values};
 use super::fold::{fold_max, fold_sum, larger};
 use super::gemm::words::Order;
 use super::isa::multiversion;
@@ -132,10 +133,15 @@ impl<'a> Forward<'a> {
         let mut running = Running { max: vec![f32::NEG_INFINITY; task.count], sum: vec![0.0; task.count] };
 
         self.pack_queries(q_words);
+        let is_few = task.count <= FEW;
         let last = task.visible(task.count - 1);
         for start in (0..last).step_by(KEYS) {
             let keys = KEYS.min(segment.key_len - start);
-            self.pack_keys(start, keys, k_words, v_words);
+            self.pack_keys(start, keys, k_words);
+            if !is_few {
+                let values = inputs.values(task.head, segment.key_start + start, Order::BySteps);
+                blocks.pack_right(values, value, keys, Steps::all(blocks.steps(keys)), v_words);
+            }
             let next = segment.key_start + (start + KEYS).min(last)..segment.key_start + (start + 2 * KEYS).min(last);
             inputs.prefetch(task.head, next);
             for tile in 0..tiles.count() {
@@ -151,6 +157,10 @@ impl<'a> Forward<'a> {
                 let seen_first = task.visible(rows.start) as isize - start as isize;
                 let (max, sum) = (&mut running.max[rows.clone()], &mut running.sum[rows.clone()]);
                 soften(blocks.isa, scores, seen_first, inputs.shape.scale as f32, max, sum, sums, (p, p_stride));
+                if is_few {
+                    self.add_few(start, seen, (p, p_stride), sums);
+                    continue;
+                }
                 let (v, extent) = ((&*v_words, blocks.steps(keys)), (value, blocks.steps(seen)));
                 blocks.multiply_along((p, rows.len()), v, extent, (sums, value_padded), start > 0);
             }
@@ -167,16 +177,26 @@ impl<'a> Forward<'a> {
         }
     }
 
-    /// Packs `count` keys and values from the segment's key `start` on.
-    fn pack_keys(&self, start: usize, count: usize, k_words: &mut [u32], v_words: &mut [u32]) {
+    /// Packs `count` keys from the segment's key `start` on.
+    fn pack_keys(&self, start: usize, count: usize, k_words: &mut [u32]) {
         let (blocks, first) = (self.blocks, self.task.segment.key_start + start);
         let mut at = 0;
         for (operand, width) in self.inputs.keys(self.task.head, first, Order::ByLines) {
             blocks.pack_right(operand, count, width, Steps { at, all: self.steps }, k_words);
             at += blocks.steps(width);
         }
-        let values = self.inputs.values(self.task.head, first, Order::BySteps);
-        blocks.pack_right(values, self.inputs.shape.value, count, Steps::all(blocks.steps(count)), v_words);
+    }
+
+    /// Adds the values of the block at `start` for the few queries of this task, of which the last sees `seen`.
+    fn add_few<P: Real>(&self, start: usize, seen: usize, (p, p_stride): (&[P], usize), sums: &mut [f32]) {
+        let (task, inputs) = (self.task, self.inputs);
+        let values = inputs.values(task.head, task.segment.key_start + start, Order::BySteps);
+        for (p, sums) in p.chunks(p_stride).zip(sums.chunks_exact_mut(self.value_padded)) {
+            if start == 0 {
+                sums.fill(0.0);
+            }
+            add_values(self.blocks.isa, &p[..seen], values, inputs.shape.value, sums);
+        }
     }
 
     fn finish(&self, running: &Running, sums: &mut [f32], out: &Columns, log_sums: &Columns) -> f32 {

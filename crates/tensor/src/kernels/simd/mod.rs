@@ -2,6 +2,7 @@
 
 mod attention;
 mod attention_blocks;
+mod attention_few;
 mod attention_grad;
 mod cast;
 mod elementwise;
