@@ -55,6 +55,7 @@ pub struct MetricsWriter {
     lines: File,
     events: EventFile,
     last_step: u64,
+    last_line: Vec<u8>,
 }
 
 impl MetricsWriter {
@@ -65,7 +66,7 @@ impl MetricsWriter {
         std::fs::create_dir_all(&logs).map_err(io_error("create", &logs))?;
         let mut events = EventFile::create(&logs)?;
         let mut kept_bytes = 0;
-        let mut last_step = 0;
+        let (mut last_step, mut last_line) = (0, Vec::new());
         if let Some(resume_step) = resume_step.filter(|_| path.exists()) {
             for line in Lines::open(&path)? {
                 let (record, end) = line?;
@@ -74,15 +75,16 @@ impl MetricsWriter {
                     break;
                 }
                 events.append(step, &record)?;
-                (kept_bytes, last_step) = (end, step);
+                (kept_bytes, last_step, last_line) = (end, step, line_of(&record));
             }
         }
         let lines = OpenOptions::new().create(true).append(true).open(&path).map_err(io_error("open", &path))?;
         lines.set_len(kept_bytes).map_err(io_error("shorten", &path))?;
-        Ok(MetricsWriter { path, lines, events, last_step })
+        Ok(MetricsWriter { path, lines, events, last_step, last_line })
     }
 
-    /// Writes one line. Steps never go back; one step may have several lines (training, evaluation).
+    /// Writes one line. Steps never go back; one step may have several lines (training, evaluation), all different:
+    /// a run that is resumed at its end evaluates once more, with the same result, which is not written again.
     ///
     /// # Panics
     /// If `step` is missing or smaller than before: resuming relies on the order.
@@ -90,11 +92,13 @@ impl MetricsWriter {
         let step = step_of(record);
         let last = self.last_step;
         assert!(step >= last, "metrics of step {step} behind those of step {last}");
-        self.last_step = step;
-        let mut line = serde_json::to_vec(record).expect("a map with string keys is JSON");
-        line.push(b'\n');
+        let line = line_of(record);
+        if line == self.last_line {
+            return Ok(());
+        }
         // One call per line: a kill between two calls would otherwise tear lines that were complete.
         self.lines.write_all(&line).map_err(io_error("write", &self.path))?;
+        (self.last_step, self.last_line) = (step, line);
         self.events.append(step, record)
     }
 
@@ -118,6 +122,12 @@ pub fn number(value: f32) -> Value {
 
 fn metrics_path(run_dir: &Path) -> PathBuf {
     run_dir.join("metrics.jsonl")
+}
+
+fn line_of(record: &Record) -> Vec<u8> {
+    let mut line = serde_json::to_vec(record).expect("a map with string keys is JSON");
+    line.push(b'\n');
+    line
 }
 
 fn step_of(record: &Record) -> u64 {
