@@ -25,13 +25,20 @@ pub const ALONG_WIDENED: usize = 2 * SLICE_STEPS + 16;
 /// start from what c holds.
 pub type Run = unsafe fn(usize, usize, *const u32, *const u32, *mut f32, usize, bool);
 
+/// [`Run`] of a matrix unit: the left operand's rows lie along memory, any number of words apart.
+pub type RunUnit = unsafe fn(usize, usize, (*const u32, usize), *const u32, *mut f32, usize, bool);
+
 /// One micro-kernel and the layout of its operands.
 #[derive(Clone, Copy)]
 pub struct Micro {
     /// Rows of a full tile; the kernel takes any number from one to this.
     pub rows: usize,
+    /// Rows that the kernel loads and stores together: a result of other numbers of rows goes through scratch.
+    pub row_unit: usize,
     /// Columns of a tile, always all of them.
     pub width: usize,
+    /// Steps that the kernel takes at once.
+    pub step_unit: usize,
     /// Words between two steps of a left operand that is packed by steps.
     pub left_stride: usize,
     /// What a word of the left operand holds.
@@ -44,6 +51,8 @@ pub struct Micro {
     pub run: Run,
     /// The kernel for left words at `row * along_stride + step`.
     pub run_along: Run,
+    /// The kernel of a matrix unit, which then does all products; the others are left to small blocks.
+    pub run_unit: Option<RunUnit>,
 }
 
 impl Micro {
@@ -56,8 +65,9 @@ impl Micro {
         };
         let right = if bf16 { Word::Pair } else { Word::Single };
         let micro = |rows, width, left_stride, run, run_along| {
-            let along_stride = if bf16 { ALONG_WIDENED } else { ALONG };
-            Self { rows, width, left_stride, left: Word::Single, right, along_stride, run, run_along }
+            let (left, along_stride) = (Word::Single, if bf16 { ALONG_WIDENED } else { ALONG });
+            let (row_unit, step_unit, run_unit) = (1, 1, None);
+            Self { rows, row_unit, width, step_unit, left_stride, left, right, along_stride, run, run_along, run_unit }
         };
         #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx512 {
@@ -83,23 +93,41 @@ impl Micro {
         micro(4, portable::WIDTH, portable::LEFT, run, run_along)
     }
 
+    /// Right steps of a sum over `depth` numbers, in whole units.
+    pub fn steps(&self, depth: usize) -> usize {
+        self.right.steps(depth).next_multiple_of(self.step_unit)
+    }
+
     /// Left steps that meet one right step.
     pub fn left_steps(&self) -> usize {
         if self.left == self.right { 1 } else { 2 }
     }
 }
 
-/// Defines `$name`, which calls `$kernel::<rows>` with `rows` turned into a constant.
+/// Defines `$steps` and `$along`, which call `$kernel::<rows, is_along>` with `rows` turned into a constant.
 macro_rules! by_rows {
-    ($(#[$meta:meta])* $name:ident, $kernel:ident::<$along:literal>, [$($n:literal)*]) => {
+    ($(#[$meta:meta])* $steps:ident, $along:ident, $kernel:ident, [$($n:literal)*]) => {
         $(#[$meta])*
         ///
         /// # Safety
-        /// The CPU has the kernel's instructions, and the panels and the tile are as [`super::micro::Run`] says.
-        pub unsafe fn $name(rows: usize, steps: usize, a: *const u32, b: *const u32, c: *mut f32, ldc: usize, load: bool) {
+        /// The CPU has the kernel's instructions, and the operands are as [`super::micro::Run`] says.
+        pub unsafe fn $steps(rows: usize, steps: usize, a: *const u32, b: *const u32, c: *mut f32, ldc: usize, load: bool) {
             match rows {
                 // SAFETY: the caller's promise, passed on.
-                $($n => unsafe { $kernel::<$n, $along>(steps, a, b, c, ldc, load) },)*
+                $($n => unsafe { $kernel::<$n, false>(steps, a, b, c, ldc, load) },)*
+                other => unreachable!("a tile of {other} rows"),
+            }
+        }
+
+        $(#[$meta])*
+        /// Rows lie along memory, as far apart as [`super::micro::Micro::along_stride`] says.
+        ///
+        /// # Safety
+        /// The CPU has the kernel's instructions, and the operands are as [`super::micro::Run`] says.
+        pub unsafe fn $along(rows: usize, steps: usize, a: *const u32, b: *const u32, c: *mut f32, ldc: usize, load: bool) {
+            match rows {
+                // SAFETY: the caller's promise, passed on.
+                $($n => unsafe { $kernel::<$n, true>(steps, a, b, c, ldc, load) },)*
                 other => unreachable!("a tile of {other} rows"),
             }
         }

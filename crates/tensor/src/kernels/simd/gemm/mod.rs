@@ -4,7 +4,7 @@
 //! It depends on its row and its matrix alone: blocks, threads and neighbours only decide when it is computed.
 //!
 //! [`words`] puts operands into the order of the kernels, [`panels`] does so for whole right operands,
-//! [`micro`] multiplies tiles, [`product`] cuts products into tasks.
+//! [`micro`] multiplies tiles, [`blocks`] cuts products into tasks, [`product`] carries them out.
 
 #![expect(unsafe_code, reason = "results are written by disjoint tasks")]
 
@@ -12,6 +12,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod blocks;
 pub(super) mod micro;
 mod panels;
 mod portable;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 
 use self::micro::Micro;
 use self::panels::{Matrix, Panels};
-use self::product::{Out, Product, compute};
+use self::product::{Left, Out, Product, compute};
 use self::words::{Numbers, Operand, Order};
 use super::isa::Isa;
 use crate::device::Device;
@@ -32,6 +33,9 @@ use crate::dtype::{Bf16, DType};
 use crate::kernels::reference::{group_ranges, matrices};
 use crate::kernels::{Form, Packed};
 use crate::tensor::Tensor;
+
+/// Rows of a group that a weight gradient packs at once: this bounds the memory that it needs.
+const PACKED_ROWS: usize = 8192;
 
 /// Packs the matrices of `w_ENK` for products in `form` with operands in `dtype`.
 pub fn pack(isa: Isa, w_ENK: &Tensor, form: Form, dtype: DType) -> Packed {
@@ -43,7 +47,7 @@ pub fn pack(isa: Isa, w_ENK: &Tensor, form: Form, dtype: DType) -> Packed {
     let numbers = Numbers::of(w_ENK);
     let matrix = |e| Matrix { operand: Operand { numbers: numbers.from(e * n * k), stride: k, order }, depth };
     let all: Vec<_> = (0..groups).map(matrix).collect();
-    let panels = Panels::new(isa, &Micro::of(isa, dtype), &all, width);
+    let panels = Panels::right(isa, &Micro::of(isa, dtype), &all, width);
     Packed { groups, depth, width, dtype, form, data: Arc::new(panels) }
 }
 
@@ -57,7 +61,7 @@ pub fn matmul(isa: Isa, x: &Tensor, offsets: Option<&Tensor>, w: &Packed, out: D
     let into = Base::of(&mut y);
     let numbers = Numbers::of(x);
     let product = |(e, (first, last)): (usize, (usize, usize))| Product {
-        left: Operand { numbers: numbers.from(first * depth), stride: depth, order: Order::ByLines },
+        left: Left::Rows(Operand { numbers: numbers.from(first * depth), stride: depth, order: Order::ByLines }),
         rows: last - first,
         depth,
         columns: w.width,
@@ -85,28 +89,41 @@ pub fn weight_grad(
     assert_eq!(dy_SN.dtype(), x_SK.dtype(), "weight_grad: dtypes of dy and x");
     assert_eq!(into.dtype(), DType::F32, "weight_grad: gradients are f32");
     let micro = Micro::of(isa, x_SK.dtype());
-    let ranges = group_ranges(offsets, groups, rows);
-    let (dy, x) = (Numbers::of(dy_SN), Numbers::of(x_SK));
-    let all: Vec<_> = ranges
-        .iter()
-        .map(|&(first, last)| Matrix {
-            operand: Operand { numbers: x.from(first * k), stride: k, order: Order::BySteps },
-            depth: last - first,
-        })
-        .collect();
-    let panels = Panels::new(isa, &micro, &all, k);
     let target = Base::of(into);
-    let product = |(e, &(first, last)): (usize, &(usize, usize))| Product {
-        left: Operand { numbers: dy.from(first * n), stride: n, order: Order::BySteps },
-        rows: n,
+    let mut ranges = group_ranges(offsets, groups, rows);
+    let mut accumulate = accumulate;
+    loop {
+        // Sums go on in f32 from one part of the rows to the next, which changes no bit.
+        let part: Vec<_> = ranges.iter().map(|&(first, last)| (first, last.min(first + PACKED_ROWS))).collect();
+        let left = Panels::left(isa, &micro, &across(dy_SN, n, &part), n);
+        let right = Panels::right(isa, &micro, &across(x_SK, k, &part), k);
+        let product = |(e, &(first, last)): (usize, &(usize, usize))| Product {
+            left: Left::Packed(left.of(e)),
+            rows: n,
+            depth: last - first,
+            columns: k,
+            panels: right.of(e),
+            out: target.at(e * n * k, accumulate),
+        };
+        let products: Vec<_> = part.iter().enumerate().map(product).collect();
+        // SAFETY: groups are disjoint matrices of `into`, which is borrowed here alone.
+        unsafe { compute(isa, &micro, &products) };
+        ranges.iter_mut().zip(&part).for_each(|(range, done)| range.0 = done.1);
+        if ranges.iter().all(|(first, last)| first == last) {
+            return;
+        }
+        accumulate = true;
+    }
+}
+
+/// Each group's rows of `x`, as lines across memory.
+fn across<'a>(x: &'a Tensor, width: usize, ranges: &[(usize, usize)]) -> Vec<Matrix<'a>> {
+    let numbers = Numbers::of(x);
+    let matrix = |&(first, last): &(usize, usize)| Matrix {
+        operand: Operand { numbers: numbers.from(first * width), stride: width, order: Order::BySteps },
         depth: last - first,
-        columns: k,
-        panels: panels.of(e),
-        out: target.at(e * n * k, accumulate),
     };
-    let products: Vec<_> = ranges.iter().enumerate().map(product).collect();
-    // SAFETY: groups are disjoint matrices of `into`, which is borrowed here alone.
-    unsafe { compute(isa, &micro, &products) };
+    ranges.iter().map(matrix).collect()
 }
 
 /// The memory of a result.

@@ -1,10 +1,12 @@
-//! Right operands in panels: the columns that a micro-kernel takes at once, step by step.
+//! Whole operands, packed: the columns (or rows) that a micro-kernel takes at once, step by step.
 
 #![expect(unsafe_code, reason = "threads fill disjoint panels of one buffer")]
 
 use std::ops::Range;
 
+use super::blocks::{tile_rows, tiles};
 use super::micro::Micro;
+use super::product::packed_tile_words;
 use super::words::{LINES, Lines, Operand, Order, Target};
 use crate::kernels::simd::isa::Isa;
 use crate::pool;
@@ -13,7 +15,7 @@ use crate::storage::Buffer;
 /// Words that a task packs at least.
 const GRAIN: usize = 32 << 10;
 
-/// A matrix to be packed: its columns are the operand's lines.
+/// A matrix to be packed.
 pub struct Matrix<'a> {
     /// Where the numbers are.
     pub operand: Operand<'a>,
@@ -21,7 +23,7 @@ pub struct Matrix<'a> {
     pub depth: usize,
 }
 
-/// Packed matrices, all with the same number of columns.
+/// Packed matrices, all with the same number of lines.
 pub struct Panels {
     words: Buffer,
     /// First word of each matrix, then the end.
@@ -38,38 +40,66 @@ impl Words {
 }
 
 impl Panels {
-    /// Packs `matrices` with `columns` columns each, rounding to the kernel's operands.
-    pub fn new(isa: Isa, micro: &Micro, matrices: &[Matrix], columns: usize) -> Self {
+    /// Packs right operands of `columns` columns each, in panels.
+    pub fn right(isa: Isa, micro: &Micro, matrices: &[Matrix], columns: usize) -> Self {
         let panels = columns.div_ceil(micro.width);
-        let steps: Vec<_> = matrices.iter().map(|m| micro.right.steps(m.depth)).collect();
+        Self::new(
+            micro,
+            matrices,
+            panels,
+            |steps| steps * micro.width,
+            |matrix, steps, some, to| {
+                // SAFETY: the words of these panels, which no other task touches.
+                unsafe { pack_right(isa, micro, matrix, steps, some, columns, to) }
+            },
+        )
+    }
+
+    /// Packs left operands of `rows` rows each, whose lines lie across memory, in tiles.
+    pub fn left(isa: Isa, micro: &Micro, matrices: &[Matrix], rows: usize) -> Self {
+        let words = |steps| packed_tile_words(micro, steps);
+        Self::new(micro, matrices, tiles(micro, rows), words, |matrix, steps, some, to| {
+            // SAFETY: the words of these tiles, which no other task touches.
+            unsafe { pack_left(isa, micro, matrix, steps, some, rows, to) }
+        })
+    }
+
+    /// Packs `parts` parts of `words(steps)` words of every matrix; `pack` does some parts of one.
+    fn new(
+        micro: &Micro,
+        matrices: &[Matrix],
+        parts: usize,
+        words: impl Fn(usize) -> usize,
+        pack: impl Fn(&Matrix, usize, Range<usize>, *mut u32) + Sync,
+    ) -> Self {
+        let steps: Vec<_> = matrices.iter().map(|m| micro.steps(m.depth)).collect();
         let mut starts = vec![0];
-        for steps in &steps {
-            starts.push(starts[starts.len() - 1] + steps * panels * micro.width);
+        let sizes: Vec<_> = steps.iter().map(|&steps| words(steps)).collect();
+        for size in &sizes {
+            starts.push(starts[starts.len() - 1] + size * parts);
         }
         let total = starts[matrices.len()];
         let mut buffer = Buffer::recycled(total * size_of::<u32>());
-        let words = Words(buffer.slice_mut::<u32>().as_mut_ptr());
-        // Tasks take a few panels of one matrix: rows of memory across them are then read in long pieces.
-        let grain = ((GRAIN * panels * matrices.len()).div_ceil(total.max(1))).clamp(1, panels.max(1));
-        let parts = panels.div_ceil(grain);
-        pool::for_each(parts * matrices.len(), &|task| {
-            let (m, first) = (task / parts, task % parts * grain);
-            let some = first..(first + grain).min(panels);
-            let at = words.at(starts[m] + first * steps[m] * micro.width);
-            // SAFETY: these panels' words, which no other task touches.
-            unsafe { pack_panels(isa, micro, &matrices[m], steps[m], some, columns, at) };
+        let target = Words(buffer.slice_mut::<u32>().as_mut_ptr());
+        // Tasks take a few parts of one matrix: rows of memory across them are then read in long pieces.
+        let grain = (GRAIN * parts * matrices.len()).div_ceil(total.max(1)).clamp(1, parts.max(1));
+        let tasks = parts.div_ceil(grain);
+        pool::for_each(tasks * matrices.len(), &|task| {
+            let (m, first) = (task / tasks, task % tasks * grain);
+            let some = first..(first + grain).min(parts);
+            pack(&matrices[m], steps[m], some, target.at(starts[m] + first * sizes[m]));
         });
         Self { words: buffer, starts }
     }
 
-    /// The panels of one matrix.
+    /// The packed words of one matrix.
     pub fn of(&self, matrix: usize) -> &[u32] {
         &self.words.slice::<u32>()[self.starts[matrix]..self.starts[matrix + 1]]
     }
 }
 
-/// Packs some panels of one matrix, each `steps * width` words, from `to` on.
-unsafe fn pack_panels(
+/// Packs some panels of one right operand, each `steps * width` words, from `to` on.
+unsafe fn pack_right(
     isa: Isa,
     micro: &Micro,
     matrix: &Matrix,
@@ -103,7 +133,40 @@ unsafe fn pack_panels(
                 };
                 let groups: Vec<_> = (first..end).step_by(LINES).map(group).collect();
                 matrix.operand.pack_across(isa, &groups, depth, width, micro.right);
+                let filled = micro.right.steps(matrix.depth);
+                for panel in 0..panels.len() {
+                    let missing = to.add((panel * steps + filled) * width);
+                    std::slice::from_raw_parts_mut(missing, (steps - filled) * width).fill(0);
+                }
             }
         }
     }
+}
+
+/// Packs some tiles of one left operand, from `to` on.
+unsafe fn pack_left(
+    isa: Isa,
+    micro: &Micro,
+    matrix: &Matrix,
+    steps: usize,
+    tiles: Range<usize>,
+    rows: usize,
+    to: *mut u32,
+) {
+    let (words, stride) = (packed_tile_words(micro, steps), micro.left_stride);
+    let filled = micro.left.steps(matrix.depth);
+    let mut groups = Vec::with_capacity(tiles.len());
+    for (i, tile) in tiles.enumerate() {
+        let first = tile_rows(micro, rows, tile).start;
+        // Whole vectors are as cheap as parts of them; the kernel ignores the surplus.
+        let group = Lines { first, count: stride.min(rows - first), at: to.wrapping_add(i * words) };
+        // SAFETY: the caller's promise on the words of these tiles.
+        unsafe {
+            let missing = steps * micro.left_steps() - filled;
+            std::slice::from_raw_parts_mut(group.at.add(filled * stride), missing * stride).fill(0);
+        }
+        groups.push(group);
+    }
+    // SAFETY: as above.
+    unsafe { matrix.operand.pack_across(isa, &groups, (0, matrix.depth), stride, micro.left) };
 }

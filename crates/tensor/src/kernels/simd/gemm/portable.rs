@@ -89,17 +89,9 @@ unsafe fn widened_tile<const R: usize, const IS_ALONG: bool>(
 
 by_rows! {
     /// f32 against f32.
-    f32, f32_tile::<false>, [1 2 3 4]
-}
-by_rows! {
-    /// f32 against f32, rows along memory.
-    f32_along, f32_tile::<true>, [1 2 3 4]
+    f32, f32_along, f32_tile, [1 2 3 4]
 }
 by_rows! {
     /// bf16, widened to f32.
-    widened, widened_tile::<false>, [1 2 3 4]
-}
-by_rows! {
-    /// bf16, widened to f32, rows along memory.
-    widened_along, widened_tile::<true>, [1 2 3 4]
+    widened, widened_along, widened_tile, [1 2 3 4]
 }

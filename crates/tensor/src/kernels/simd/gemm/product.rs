@@ -9,20 +9,14 @@
 
 use std::ops::Range;
 
-use super::micro::{Micro, SLICE_STEPS};
+use super::blocks::{Block, GROUP_PANELS, PACKED_SLICES, Slicing, cut, tile_rows};
+use super::micro::Micro;
 use super::scratch::with_scratch;
-use super::words::{Lines, Operand, Order, Word};
+use super::words::{Operand, Word};
 use crate::dtype::Bf16;
 use crate::kernels::simd::isa::{Isa, multiversion};
 use crate::pool;
 
-/// Slices of the depth whose left operand is packed at once; the packed rows of a block stay in the second cache,
-/// or at least in the third.
-const PACKED_SLICES: usize = 8;
-/// Most tiles of rows in a block: a panel's slice, once in the first cache, is used that often.
-const BLOCK_TILES: usize = 16;
-/// Panels that go through the packed rows slice by slice: their slices stay in the second cache meanwhile.
-const GROUP_PANELS: usize = 8;
 /// The largest tile of any micro-kernel, in elements.
 const TILE: usize = 32 * 32;
 
@@ -40,10 +34,19 @@ pub enum Out {
     Bf16(*mut Bf16),
 }
 
+/// The left operand, whose lines are the product's rows.
+#[derive(Clone, Copy)]
+pub enum Left<'a> {
+    /// Rows along memory, packed by each task for itself.
+    Rows(Operand<'a>),
+    /// All tiles, packed before: [`super::panels::left_words`] each.
+    Packed(&'a [u32]),
+}
+
 /// One product of a row operand with a panelled column operand.
 pub struct Product<'a> {
-    /// The left operand; its lines are the product's rows.
-    pub left: Operand<'a>,
+    /// The left operand.
+    pub left: Left<'a>,
     /// Number of rows.
     pub rows: usize,
     /// Length of the sums.
@@ -58,13 +61,6 @@ pub struct Product<'a> {
 // SAFETY: `out` points to memory that only this product's tasks touch, and they touch disjoint parts.
 unsafe impl Sync for Product<'_> {}
 
-/// A block of a product: some of its row tiles times some of its panels.
-struct Block {
-    product: usize,
-    tiles: Range<usize>,
-    panels: Range<usize>,
-}
-
 /// Computes all products on all threads.
 ///
 /// # Safety
@@ -72,121 +68,54 @@ struct Block {
 pub unsafe fn compute(isa: Isa, micro: &Micro, products: &[Product]) {
     let blocks = cut(micro, products);
     pool::for_each(blocks.len(), &|i| {
-        let block = &blocks[i];
+        let (block, product) = (&blocks[i], &products[blocks[i].product]);
+        let work = Work { isa, micro, product, block, slicing: Slicing::new(micro, product, block) };
         // SAFETY: the caller's promise; blocks are disjoint.
-        unsafe { products[block.product].compute_block(isa, micro, block) };
+        unsafe { work.run() };
     });
 }
 
-/// Part `index` of `0..len` cut into `parts` nearly equal parts.
-fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
-    index * len / parts..(index + 1) * len / parts
+/// A thread's work on one block.
+struct Work<'a> {
+    isa: Isa,
+    micro: &'a Micro,
+    product: &'a Product<'a>,
+    block: &'a Block,
+    slicing: Slicing,
 }
 
-/// Cuts products into blocks that take about equally long, enough of them for many threads.
-fn cut(micro: &Micro, products: &[Product]) -> Vec<Block> {
-    // In cycles, for either bound: 64 multiply-adds or four bytes of a panel from memory in each.
-    let cost = |p: &Product| p.depth.max(1) * p.columns * p.rows.max(16) / 64;
-    let total: usize = products.iter().filter(|p| p.rows > 0).map(cost).sum();
-    let target = (total / 64).clamp(30_000, 4_000_000);
-    let mut blocks = Vec::new();
-    for (product, p) in products.iter().enumerate().filter(|(_, p)| p.rows > 0 && p.columns > 0) {
-        let (tiles, panels) = (p.rows.div_ceil(micro.rows), p.columns.div_ceil(micro.width));
-        // Packing its rows costs a block about 16 / columns of its time, fetching its columns about 7 / rows.
-        let area = target * 64 / p.depth.max(1);
-        let square = ((area as f64 * 16.0 / 7.0).sqrt() as usize).clamp(micro.width, p.columns.max(micro.width));
-        let rows = (area / square).clamp(1, BLOCK_TILES * micro.rows);
-        let row_blocks = tiles.div_ceil(rows.div_ceil(micro.rows));
-        let columns = area / p.rows.div_ceil(row_blocks).max(16);
-        let column_blocks = panels.div_ceil((columns / micro.width).max(1));
-        for i in 0..row_blocks {
-            for j in 0..column_blocks {
-                blocks.push(Block {
-                    product,
-                    tiles: part(tiles, row_blocks, i),
-                    panels: part(panels, column_blocks, j),
-                });
-            }
-        }
-    }
-    blocks
-}
-
-/// How a block's depth is cut into slices, and what is kept in scratch memory.
-struct Slicing {
-    /// Steps of the whole depth.
-    all_steps: usize,
-    /// Steps of a slice; the last may have fewer.
-    slice_steps: usize,
-    /// Number of slices, at least one.
-    count: usize,
-    /// Words of one tile's slice of the left operand.
-    tile_words: usize,
-    /// Words of one slice of all the block's tiles.
-    slice_words: usize,
-    /// Tiles of unfinished sums that are kept: those of a bf16 result. An f32 result holds its own.
-    kept: usize,
-}
-
-impl Slicing {
-    fn new(micro: &Micro, product: &Product, block: &Block) -> Self {
-        let all_steps = micro.right.steps(product.depth);
-        let count = all_steps.div_ceil(SLICE_STEPS).max(1);
-        let slice_steps = all_steps.div_ceil(count);
-        let tile_words = match product.left.order {
-            Order::ByLines => micro.rows * micro.along_stride,
-            Order::BySteps => slice_steps * micro.left_steps() * micro.left_stride,
-        };
-        let kept = match (product.out, count) {
-            (Out::F32 { .. }, _) => 0,
-            (_, 1) => 1,
-            (_, count) if count <= PACKED_SLICES => block.tiles.len() * GROUP_PANELS,
-            _ => block.tiles.len() * block.panels.len(),
-        };
-        Self { all_steps, slice_steps, count, tile_words, slice_words: block.tiles.len() * tile_words, kept }
-    }
-
-    fn left_words(&self) -> usize {
-        self.slice_words * self.count.min(PACKED_SLICES)
-    }
-
-    fn steps(&self, slice: usize) -> Range<usize> {
-        (slice * self.slice_steps).min(self.all_steps)..((slice + 1) * self.slice_steps).min(self.all_steps)
-    }
-}
-
-/// Some rows and columns of the result, and where their sums are kept.
+/// Some rows and columns of the result in one slice of the depth.
 struct Tile {
     rows: Range<usize>,
     columns: Range<usize>,
+    steps: usize,
     first_slice: bool,
     last_slice: bool,
 }
 
-impl Product<'_> {
-    fn tile_rows(&self, micro: &Micro, tile: usize) -> Range<usize> {
-        part(self.rows, self.rows.div_ceil(micro.rows), tile)
-    }
-
-    unsafe fn compute_block(&self, isa: Isa, micro: &Micro, block: &Block) {
-        let slicing = Slicing::new(micro, self, block);
-        let kept_words = slicing.kept * micro.rows * micro.width;
-        with_scratch(slicing.left_words() + kept_words, |left| {
-            let sums = left.wrapping_add(slicing.left_words()).cast();
+impl Work<'_> {
+    unsafe fn run(&self) {
+        let (slicing, panels) = (&self.slicing, &self.block.panels);
+        let left_words = match self.product.left {
+            Left::Rows(_) => slicing.left_words(),
+            Left::Packed(_) => 0,
+        };
+        let kept_words = slicing.kept * self.micro.rows * self.micro.width;
+        with_scratch(left_words + kept_words, |scratch| {
+            let sums = scratch.wrapping_add(left_words).cast();
             for packed in (0..slicing.count).step_by(PACKED_SLICES) {
                 let slices = packed..(packed + PACKED_SLICES).min(slicing.count);
-                // SAFETY: the scratch holds the packed slices of the block's rows, then the kept sums.
+                // The scratch holds some packed slices of the block's rows, then the kept sums.
+                let left = |slice: usize| scratch.wrapping_add((slice - packed) * slicing.slice_words);
+                // SAFETY: the caller's promise on the result.
                 unsafe {
-                    for slice in slices.clone() {
-                        let to = left.add((slice - packed) * slicing.slice_words);
-                        self.pack_rows(isa, micro, block, &slicing, slice, to);
+                    if let Left::Rows(rows) = self.product.left {
+                        slices.clone().for_each(|slice| self.pack_rows(rows, slice, left(slice)));
                     }
-                    for first in block.panels.clone().step_by(GROUP_PANELS) {
-                        let panels = first..(first + GROUP_PANELS).min(block.panels.end);
+                    for first in panels.clone().step_by(GROUP_PANELS) {
                         for slice in slices.clone() {
-                            let left = left.add((slice - packed) * slicing.slice_words);
-                            for panel in panels.clone() {
-                                self.compute_panel(isa, micro, block, &slicing, (slice, panel), left, sums);
+                            for panel in first..(first + GROUP_PANELS).min(panels.end) {
+                                self.compute_panel(slice, panel, left(slice), sums);
                             }
                         }
                     }
@@ -195,115 +124,118 @@ impl Product<'_> {
         });
     }
 
+    fn tile_rows(&self, tile: usize) -> Range<usize> {
+        tile_rows(self.micro, self.product.rows, tile)
+    }
+
     /// Packs one slice of the block's rows, tile by tile.
-    unsafe fn pack_rows(&self, isa: Isa, micro: &Micro, block: &Block, slicing: &Slicing, slice: usize, to: *mut u32) {
-        let steps = slicing.steps(slice);
+    unsafe fn pack_rows(&self, operand: Operand, slice: usize, to: *mut u32) {
+        let (micro, steps, end) = (self.micro, self.slicing.steps(slice), self.product.depth);
         let per_step = if micro.right == Word::Pair { 2 } else { 1 };
-        let depth = ((steps.start * per_step).min(self.depth), (steps.end * per_step).min(self.depth));
-        let count = steps.len() * micro.left_steps();
-        let rows = |tile| self.tile_rows(micro, tile);
-        let at = |i: usize| to.wrapping_add(i * slicing.tile_words);
-        // SAFETY: the words of the slice's tiles, which belong to this thread.
-        unsafe {
-            match self.left.order {
-                Order::ByLines => {
-                    for (i, tile) in block.tiles.clone().enumerate() {
-                        let lines = (rows(tile).start, rows(tile).len());
-                        self.left.pack_along(isa, lines, depth, count, (at(i), micro.along_stride, micro.left));
-                    }
-                }
-                Order::BySteps => {
-                    // Whole vectors are as cheap as parts of them; the kernel ignores the surplus.
-                    let lines = |first: usize| micro.left_stride.min(self.rows - first);
-                    let mut groups = [Lines { first: 0, count: 0, at: to }; BLOCK_TILES];
-                    for (i, tile) in block.tiles.clone().enumerate() {
-                        let first = rows(tile).start;
-                        groups[i] = Lines { first, count: lines(first), at: at(i) };
-                        for step in micro.left.steps(depth.1 - depth.0)..count {
-                            let last = at(i).add(step * micro.left_stride);
-                            std::slice::from_raw_parts_mut(last, micro.left_stride).fill(0);
-                        }
-                    }
-                    let groups = &groups[..block.tiles.len()];
-                    self.left.pack_across(isa, groups, depth, micro.left_stride, micro.left);
-                }
-            }
+        let depth = ((steps.start * per_step).min(end), (steps.end * per_step).min(end));
+        for (i, tile) in self.block.tiles.clone().enumerate() {
+            let rows = self.tile_rows(tile);
+            let to = (to.wrapping_add(i * self.slicing.tile_words), micro.along_stride, micro.left);
+            let lines = (rows.start, rows.len());
+            // SAFETY: the words of the tile's slice, which belong to this thread.
+            unsafe { operand.pack_along(self.isa, lines, depth, steps.len() * micro.left_steps(), to) };
         }
     }
 
     /// One slice of one panel with all rows of the block.
-    unsafe fn compute_panel(
-        &self,
-        isa: Isa,
-        micro: &Micro,
-        block: &Block,
-        slicing: &Slicing,
-        (slice, panel): (usize, usize),
-        left: *const u32,
-        sums: *mut f32,
-    ) {
+    unsafe fn compute_panel(&self, slice: usize, panel: usize, left: *const u32, sums: *mut f32) {
+        let (micro, slicing) = (self.micro, &self.slicing);
         let steps = slicing.steps(slice);
-        let columns = panel * micro.width..((panel + 1) * micro.width).min(self.columns);
-        let (tiles, tile_size) = (block.tiles.len(), micro.rows * micro.width);
-        for (i, tile) in block.tiles.clone().enumerate() {
-            let keep = ((panel - block.panels.start) * tiles + i) % slicing.kept.max(1);
+        let columns = panel * micro.width..((panel + 1) * micro.width).min(self.product.columns);
+        for (i, index) in self.block.tiles.clone().enumerate() {
             let tile = Tile {
-                rows: self.tile_rows(micro, tile),
+                rows: self.tile_rows(index),
                 columns: columns.clone(),
+                steps: steps.len(),
                 first_slice: slice == 0,
                 last_slice: slice + 1 == slicing.count,
             };
-            // SAFETY: the panel has all steps of the depth, the left operand those of the slice.
+            // SAFETY: the panel has all steps of the depth, packed rows have those of the slice.
             unsafe {
-                let right = self.panels.as_ptr().add((panel * slicing.all_steps + steps.start) * micro.width);
-                let (left, sums) = (left.add(i * slicing.tile_words), sums.add(keep * tile_size));
-                self.compute_tile(isa, micro, &tile, steps.len(), left, right, sums);
+                let right = self.product.panels.as_ptr().add((panel * slicing.all_steps + steps.start) * micro.width);
+                let left = match self.product.left {
+                    Left::Rows(_) => left.add(i * slicing.tile_words),
+                    Left::Packed(words) => {
+                        words.as_ptr().add(packed_left(micro, slicing.all_steps, index, steps.start))
+                    }
+                };
+                let sums = sums.add(slicing.kept_index(self.block, i, panel) * micro.rows * micro.width);
+                self.compute_tile(&tile, left, right, sums);
             }
         }
     }
 
-    /// Runs the micro-kernel on the result itself where it has the kernel's shape, or by way of `sums`.
-    unsafe fn compute_tile(
-        &self,
-        isa: Isa,
-        micro: &Micro,
-        tile: &Tile,
-        steps: usize,
-        left: *const u32,
-        right: *const u32,
-        sums: *mut f32,
-    ) {
+    /// Computes a tile on the result itself where it has the kernel's shape, or by way of `sums`.
+    unsafe fn compute_tile(&self, tile: &Tile, left: *const u32, right: *const u32, sums: *mut f32) {
+        let (micro, stride) = (self.micro, self.product.columns);
         let (rows, columns) = (tile.rows.len(), tile.columns.len());
-        let at = tile.rows.start * self.columns + tile.columns.start;
-        let run = if self.left.order == Order::ByLines { micro.run_along } else { micro.run };
+        let at = tile.rows.start * stride + tile.columns.start;
         // SAFETY: the caller's promises; a tile's rows and columns lie inside the result.
         unsafe {
-            match self.out {
+            match self.product.out {
                 Out::F32 { at: out, accumulate } => {
                     let (out, load) = (out.add(at), accumulate || !tile.first_slice);
-                    if columns == micro.width {
-                        return run(rows, steps, left, right, out, self.columns, load);
+                    if columns == micro.width && rows.is_multiple_of(micro.row_unit) {
+                        return self.run_kernel(tile, left, right, (out, stride), load);
                     }
                     let mut whole = [0.0; TILE];
                     if load {
-                        copy(out, self.columns, whole.as_mut_ptr(), micro.width, rows, columns);
+                        copy(out, stride, whole.as_mut_ptr(), micro.width, rows, columns);
                     }
-                    run(rows, steps, left, right, whole.as_mut_ptr(), micro.width, load);
-                    copy(whole.as_ptr(), micro.width, out, self.columns, rows, columns);
+                    self.run_kernel(tile, left, right, (whole.as_mut_ptr(), micro.width), load);
+                    copy(whole.as_ptr(), micro.width, out, stride, rows, columns);
                 }
                 Out::Bf16(out) => {
-                    run(rows, steps, left, right, sums, micro.width, !tile.first_slice);
+                    self.run_kernel(tile, left, right, (sums, micro.width), !tile.first_slice);
                     if tile.last_slice {
                         for row in 0..rows {
                             let from = std::slice::from_raw_parts(sums.add(row * micro.width), columns);
-                            let to = std::slice::from_raw_parts_mut(out.add(at + row * self.columns), columns);
-                            round(isa, from, to);
+                            let to = std::slice::from_raw_parts_mut(out.add(at + row * stride), columns);
+                            round(self.isa, from, to);
                         }
                     }
                 }
             }
         }
     }
+
+    unsafe fn run_kernel(
+        &self,
+        tile: &Tile,
+        left: *const u32,
+        right: *const u32,
+        (sums, stride): (*mut f32, usize),
+        load: bool,
+    ) {
+        let (micro, rows, steps) = (self.micro, tile.rows.len(), tile.steps);
+        // SAFETY: the caller's promises on operands and sums.
+        unsafe {
+            match (self.product.left, micro.run_unit) {
+                (Left::Rows(_), Some(run)) => run(rows, steps, (left, micro.along_stride), right, sums, stride, load),
+                (Left::Packed(_), Some(run)) => {
+                    run(rows, steps, (left, self.slicing.all_steps), right, sums, stride, load);
+                }
+                (Left::Rows(_), None) => (micro.run_along)(rows, steps, left, right, sums, stride, load),
+                (Left::Packed(_), None) => (micro.run)(rows, steps, left, right, sums, stride, load),
+            }
+        }
+    }
+}
+
+/// Words of one tile of a left operand that is packed as a whole.
+pub fn packed_tile_words(micro: &Micro, all_steps: usize) -> usize {
+    if micro.run_unit.is_some() { micro.rows * all_steps } else { all_steps * micro.left_steps() * micro.left_stride }
+}
+
+/// Where step `step` of a tile starts in such an operand.
+fn packed_left(micro: &Micro, all_steps: usize, tile: usize, step: usize) -> usize {
+    let inside = if micro.run_unit.is_some() { step } else { step * micro.left_steps() * micro.left_stride };
+    tile * packed_tile_words(micro, all_steps) + inside
 }
 
 unsafe fn copy(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize, rows: usize, columns: usize) {
