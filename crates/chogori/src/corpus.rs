@@ -36,7 +36,12 @@ pub fn prepare(recipe: &Pretrain, dir: &Path, narrator: Narrator) -> anyhow::Res
     if let Corpus::Path(path) = &recipe.data.corpus
         && PreparedData::is_at(path)
     {
-        return Ok(PreparedData::open(path)?);
+        let data = PreparedData::open(path)?;
+        // The run must stay usable when that folder is gone.
+        if !dir.join("tokenizer").is_dir() {
+            data.tokenizer.save(dir.join("tokenizer"))?;
+        }
+        return Ok(data);
     }
     if PreparedData::is_at(dir) {
         return Ok(PreparedData::open(dir)?);

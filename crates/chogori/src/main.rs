@@ -11,7 +11,6 @@ mod export;
 mod generate;
 mod inspect;
 mod interrupt;
-mod memory;
 mod open;
 mod pretrain;
 mod progress;

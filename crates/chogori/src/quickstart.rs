@@ -16,6 +16,8 @@ use model::Model;
 use serde_json::json;
 use tensor::Device;
 use tokens::Tokenizer;
+use train::memory;
+use train::metrics::MetricsWriter;
 use train::prepare::PreparedData;
 use train::recipe::{self, Pretrain, to_toml};
 use train::{HeldOut, Observer, Progress, Run, Summary, Trainer};
@@ -23,7 +25,7 @@ use train::{HeldOut, Observer, Progress, Run, Summary, Trainer};
 use crate::pretrain::{Watcher, measured_peak};
 use crate::progress::{Spinner, duration};
 use crate::say::{self, Narrator};
-use crate::{corpus, interrupt, memory};
+use crate::{corpus, interrupt};
 
 const RECIPE: &str = include_str!("../../../recipes/nano/pretrain.toml");
 /// What the model continues before, during and after training; plain beginnings that any Rust corpus has many ways on from.
@@ -76,6 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     guide.watcher.bar.finish();
     guide.show("after", &run.trainer.model);
     let baselines = Baselines::compute(&run, &data, summary.steps)?;
+    baselines.write(folder.path(), summary.steps)?;
     let result = Outcome { summary, baselines, wall_s: start.elapsed().as_secs_f64(), run: folder.path() };
     result.tell(narrator, args.json)
 }
@@ -214,6 +217,15 @@ impl Baselines {
         let four_gram = model.bits_per_byte(documents, data.held_out.text_bytes());
         spinner.finish();
         Ok(Self { gzip, four_gram })
+    }
+}
+
+impl Baselines {
+    /// Leaves the numbers where the report finds them.
+    fn write(&self, run: &Path, steps: u64) -> anyhow::Result<()> {
+        let record = json!({ "step": steps, "bits_per_byte_gzip": self.gzip, "bits_per_byte_4gram": self.four_gram });
+        let serde_json::Value::Object(record) = record else { unreachable!("written as an object above") };
+        Ok(MetricsWriter::open(run, Some(steps))?.write(&record)?)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod evaluate;
 pub mod gradient_tree;
+pub mod memory;
 pub mod metrics;
 pub mod prepare;
 pub mod recipe;

@@ -34,6 +34,7 @@ pub(crate) fn of_step(trainer: &Trainer, progress: &Progress) -> Record {
         "tokens_per_s": progress.tokens as f64 / progress.seconds.max(1e-9),
         "tflop_per_s": progress.flops / progress.seconds.max(1e-9) / 1e12,
         "total_steps": progress.total_steps,
+        "peak_memory_bytes": crate::memory::peak_bytes(),
     }));
     if let Some(clip) = outcome.clip.as_ref().filter(|clip| clip.clipped > 0) {
         record.insert("clip_factors".into(), json!(clip.factors_LH));
