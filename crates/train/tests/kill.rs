@@ -122,9 +122,9 @@ fn kill_often(folder: &Path) -> (usize, Vec<u64>) {
     (kills, resumed)
 }
 
-/// All lines, without what a clock measured.
+/// All lines, without what was measured of the process.
 fn lines(folder: &Path) -> Vec<BTreeMap<String, Value>> {
-    let measured = ["seconds", "tokens_per_s", "tflop_per_s"];
+    let measured = ["seconds", "tokens_per_s", "tflop_per_s", "peak_memory_bytes"];
     let keep = |record: metrics::Record| record.into_iter().filter(|(key, _)| !measured.contains(&key.as_str()));
     metrics::read(folder).unwrap().map(|record| keep(record.unwrap()).collect()).collect()
 }
