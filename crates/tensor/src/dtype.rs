@@ -102,7 +102,9 @@ mod tests {
 
     #[test]
     fn bf16_rounds_to_nearest_even() {
-        for (value, bits) in [(1.0f32, 0x3f80), (1.00390625, 0x3f80), (1.01171875, 0x3f82), (-0.0, 0x8000)] {
+        for (value, bits) in
+            [(1.0f32, 0x3f80), (1.0 + 1.0 / 256.0, 0x3f80), (1.0 + 3.0 / 256.0, 0x3f82), (-0.0, 0x8000)]
+        {
             assert_eq!(Bf16::from_f32(value).0, bits, "{value}");
         }
         assert!(Bf16::from_f32(f32::NAN).to_f32().is_nan());

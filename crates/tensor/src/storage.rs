@@ -141,7 +141,7 @@ mod tests {
     fn classes_waste_little_and_hold_what_they_are_asked_for() {
         for bytes in [0, 1, 63, 64, 65, 1000, 4097, 1 << 20, (1 << 20) + 1] {
             let class = size_class(bytes);
-            assert!(class >= bytes && class % ALIGNMENT == 0);
+            assert!(class >= bytes && class.is_multiple_of(ALIGNMENT));
             assert!(class <= bytes + bytes / 4 + ALIGNMENT, "{bytes} -> {class}");
             assert_eq!(size_class(class), class);
         }

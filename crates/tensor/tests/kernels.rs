@@ -5,9 +5,9 @@
 
 mod support;
 
-use support::{Random, assert_close};
 use chogori_tensor::kernels::{AdamW, Kernels};
 use chogori_tensor::{Balance, DType, Device, RopeLayout, RouterShape, Scoring, Tensor};
+use support::{Random, assert_close};
 
 const F32_BOUND: f64 = 1e-5;
 const REAL: [DType; 2] = [DType::F32, DType::Bf16];
