@@ -58,6 +58,10 @@ const SHAPES: &[(&[usize], usize, usize)] = &[
     (&[5, 0, 1, 16], 33, 19),
     (&[0, 0, 31], 16, 48),
     (&[7, 15, 14, 13, 0], 20, 65),
+    // More slices of the depth than are packed at once, in several groups of panels.
+    (&[3], 270, 4700),
+    // More rows than a weight gradient packs at once.
+    (&[8195, 2], 3, 2),
 ];
 
 /// Runs the three products of one shape: forward, input gradient, weight gradient (fresh and accumulated).

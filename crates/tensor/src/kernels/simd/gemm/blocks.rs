@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::micro::{Micro, SLICE_STEPS};
-use super::product::{Out, Product};
+use super::product::Product;
 
 /// Slices of the depth whose left operand is packed at once; the packed rows of a block stay in the second cache,
 /// or at least in the third.
@@ -58,7 +58,10 @@ pub fn cut(micro: &Micro, products: &[Product]) -> Vec<Block> {
         let column_blocks = panels.div_ceil((columns / micro.width).max(1));
         for (i, j) in (0..row_blocks).flat_map(|i| (0..column_blocks).map(move |j| (i, j))) {
             let (tiles, panels) = (part(tiles, row_blocks, i), part(panels, column_blocks, j));
-            blocks.push(Block { product, tiles, panels });
+            let rows_end = tile_rows(micro, p.rows, tiles.end - 1).end;
+            if !p.lower || panels.start * micro.width < rows_end {
+                blocks.push(Block { product, tiles, panels });
+            }
         }
     }
     blocks
@@ -76,7 +79,7 @@ pub struct Slicing {
     pub tile_words: usize,
     /// Words of one slice of all the block's tiles.
     pub slice_words: usize,
-    /// Tiles of unfinished sums that are kept: those of a bf16 result. An f32 result holds its own.
+    /// Tiles of unfinished sums that are kept here because the result cannot hold them.
     pub kept: usize,
 }
 
@@ -87,8 +90,8 @@ impl Slicing {
         let count = all_steps.div_ceil(SLICE_STEPS).max(1);
         let slice_steps = all_steps.div_ceil(count).next_multiple_of(micro.step_unit);
         let tile_words = micro.rows * micro.along_stride;
-        let kept = match (product.out, count) {
-            (Out::F32 { .. }, _) => 0,
+        let kept = match (product.out.holds_sums(), count) {
+            (true, _) => 0,
             (_, 1) => 1,
             (_, count) if count <= PACKED_SLICES => block.tiles.len() * GROUP_PANELS,
             _ => block.tiles.len() * block.panels.len(),

@@ -18,6 +18,7 @@ mod panels;
 mod portable;
 mod product;
 mod scratch;
+pub(super) mod symmetric;
 mod transpose;
 pub(super) mod words;
 
@@ -25,11 +26,11 @@ use std::sync::Arc;
 
 use self::micro::Micro;
 use self::panels::{Matrix, Panels};
-use self::product::{Left, Out, Product, compute};
+use self::product::{Add, Elements, Left, Out, Product, compute};
 use self::words::{Numbers, Operand, Order};
 use super::isa::Isa;
 use crate::device::Device;
-use crate::dtype::{Bf16, DType};
+use crate::dtype::DType;
 use crate::kernels::reference::{group_ranges, matrices};
 use crate::kernels::{Form, Packed};
 use crate::tensor::Tensor;
@@ -58,7 +59,7 @@ pub fn matmul(isa: Isa, x: &Tensor, offsets: Option<&Tensor>, w: &Packed, out: D
     assert_eq!(x.dtype(), w.dtype, "matmul: dtypes of x and weight");
     let panels: &Panels = w.data.downcast_ref().expect("the weight was packed by another kernel set");
     let mut y = Tensor::empty(device(isa), out, &[rows, w.width]);
-    let into = Base::of(&mut y);
+    let into = elements(&mut y);
     let numbers = Numbers::of(x);
     let product = |(e, (first, last)): (usize, (usize, usize))| Product {
         left: Left::Rows(Operand { numbers: numbers.from(first * depth), stride: depth, order: Order::ByLines }),
@@ -66,7 +67,8 @@ pub fn matmul(isa: Isa, x: &Tensor, offsets: Option<&Tensor>, w: &Packed, out: D
         depth,
         columns: w.width,
         panels: panels.of(e),
-        out: into.at(first * w.width, false),
+        out: Out { at: into.from(first * w.width), add: Add::Nothing },
+        lower: false,
     };
     let products: Vec<_> = group_ranges(offsets, w.groups, rows).into_iter().enumerate().map(product).collect();
     // SAFETY: groups are disjoint rows of the result, which nobody else sees yet.
@@ -89,9 +91,9 @@ pub fn weight_grad(
     assert_eq!(dy_SN.dtype(), x_SK.dtype(), "weight_grad: dtypes of dy and x");
     assert_eq!(into.dtype(), DType::F32, "weight_grad: gradients are f32");
     let micro = Micro::of(isa, x_SK.dtype());
-    let target = Base::of(into);
+    let target = elements(into);
     let mut ranges = group_ranges(offsets, groups, rows);
-    let mut accumulate = accumulate;
+    let mut add = if accumulate { Add::Result } else { Add::Nothing };
     loop {
         // Sums go on in f32 from one part of the rows to the next, which changes no bit.
         let part: Vec<_> = ranges.iter().map(|&(first, last)| (first, last.min(first + PACKED_ROWS))).collect();
@@ -103,7 +105,8 @@ pub fn weight_grad(
             depth: last - first,
             columns: k,
             panels: right.of(e),
-            out: target.at(e * n * k, accumulate),
+            out: Out { at: target.from(e * n * k), add },
+            lower: false,
         };
         let products: Vec<_> = part.iter().enumerate().map(product).collect();
         // SAFETY: groups are disjoint matrices of `into`, which is borrowed here alone.
@@ -112,7 +115,7 @@ pub fn weight_grad(
         if ranges.iter().all(|(first, last)| first == last) {
             return;
         }
-        accumulate = true;
+        add = Add::Result;
     }
 }
 
@@ -126,30 +129,15 @@ fn across<'a>(x: &'a Tensor, width: usize, ranges: &[(usize, usize)]) -> Vec<Mat
     ranges.iter().map(matrix).collect()
 }
 
-/// The memory of a result.
-#[derive(Clone, Copy)]
-enum Base {
-    F32(*mut f32),
-    Bf16(*mut Bf16),
-}
-
-impl Base {
-    fn of(y: &mut Tensor) -> Self {
-        match y.dtype() {
-            DType::F32 => Self::F32(y.host_mut::<f32>().as_mut_ptr()),
-            DType::Bf16 => Self::Bf16(y.host_mut::<Bf16>().as_mut_ptr()),
-            other => panic!("products on this device give f32 or bf16, not {other:?}"),
-        }
-    }
-
-    fn at(self, offset: usize, accumulate: bool) -> Out {
-        match self {
-            Self::F32(at) => Out::F32 { at: at.wrapping_add(offset), accumulate },
-            Self::Bf16(at) => Out::Bf16(at.wrapping_add(offset)),
-        }
-    }
-}
-
 fn device(isa: Isa) -> Device {
     Device::cpu_with(isa).expect("a kernel set exists only where it is supported")
+}
+
+/// The memory of a result.
+fn elements(y: &mut Tensor) -> Elements {
+    match y.dtype() {
+        DType::F32 => Elements::F32(y.host_mut().as_mut_ptr()),
+        DType::Bf16 => Elements::Bf16(y.host_mut().as_mut_ptr()),
+        other => panic!("products on this device give f32 or bf16, not {other:?}"),
+    }
 }

@@ -15,23 +15,65 @@ use super::scratch::with_scratch;
 use super::words::{Operand, Word};
 use crate::dtype::Bf16;
 use crate::kernels::simd::isa::{Isa, multiversion};
+use crate::kernels::simd::lanes::Real;
 use crate::pool;
 
 /// The largest tile of any micro-kernel, in elements.
-const TILE: usize = 32 * 32;
+const TILE: usize = 32 * TILE_COLUMNS;
+/// Its columns.
+const TILE_COLUMNS: usize = 32;
 
-/// Where a product goes; rows lie `columns` elements apart.
+/// The elements of a result (or of a matrix that is added to it); rows lie `columns` elements apart.
 #[derive(Clone, Copy)]
-pub enum Out {
-    /// f32, added to what is there if asked.
-    F32 {
-        /// First element.
-        at: *mut f32,
-        /// Whether the sums start from what is there.
-        accumulate: bool,
-    },
-    /// Rounded once, at the end.
+pub enum Elements {
+    /// Single precision.
+    F32(*mut f32),
+    /// Half the width.
     Bf16(*mut Bf16),
+}
+
+impl Elements {
+    /// From element `offset` on.
+    pub fn from(self, offset: usize) -> Self {
+        match self {
+            Self::F32(at) => Self::F32(at.wrapping_add(offset)),
+            Self::Bf16(at) => Self::Bf16(at.wrapping_add(offset)),
+        }
+    }
+}
+
+/// Where a product goes, and what becomes of its sums before they are rounded, once, at the end.
+#[derive(Clone, Copy)]
+pub struct Out {
+    /// First element.
+    pub at: Elements,
+    /// What is added.
+    pub add: Add,
+}
+
+/// What is added to a product's sums.
+#[derive(Clone, Copy)]
+pub enum Add {
+    /// Nothing.
+    Nothing,
+    /// The sums start from what the (f32) result holds.
+    Result,
+    /// The result is `base_factor * base + factor * sum`.
+    Blend {
+        /// A matrix of the result's shape and type.
+        base: Elements,
+        /// Its factor.
+        base_factor: f32,
+        /// The factor of the sums.
+        factor: f32,
+    },
+}
+
+impl Out {
+    /// Whether sums are kept in the result itself until they are complete.
+    pub fn holds_sums(&self) -> bool {
+        matches!((self.at, self.add), (Elements::F32(_), Add::Nothing | Add::Result))
+    }
 }
 
 /// The left operand, whose lines are the product's rows.
@@ -57,6 +99,8 @@ pub struct Product<'a> {
     pub panels: &'a [u32],
     /// The result.
     pub out: Out,
+    /// Whether only the lower triangle is wanted, diagonal included: what lies above may or may not be computed.
+    pub lower: bool,
 }
 // SAFETY: `out` points to memory that only this product's tasks touch, and they touch disjoint parts.
 unsafe impl Sync for Product<'_> {}
@@ -64,7 +108,7 @@ unsafe impl Sync for Product<'_> {}
 /// Computes all products on all threads.
 ///
 /// # Safety
-/// Every `out` is valid for `rows * columns` elements that overlap with nothing else.
+/// Every `out` is valid for `rows * columns` elements that overlap with nothing else but, exactly, with their base.
 pub unsafe fn compute(isa: Isa, micro: &Micro, products: &[Product]) {
     let blocks = cut(micro, products);
     pool::for_each(blocks.len(), &|i| {
@@ -148,8 +192,12 @@ impl Work<'_> {
         let steps = slicing.steps(slice);
         let columns = panel * micro.width..((panel + 1) * micro.width).min(self.product.columns);
         for (i, index) in self.block.tiles.clone().enumerate() {
+            let rows = self.tile_rows(index);
+            if self.product.lower && columns.start >= rows.end {
+                continue;
+            }
             let tile = Tile {
-                rows: self.tile_rows(index),
+                rows,
                 columns: columns.clone(),
                 steps: steps.len(),
                 first_slice: slice == 0,
@@ -172,33 +220,56 @@ impl Work<'_> {
 
     /// Computes a tile on the result itself where it has the kernel's shape, or by way of `sums`.
     unsafe fn compute_tile(&self, tile: &Tile, left: *const u32, right: *const u32, sums: *mut f32) {
-        let (micro, stride) = (self.micro, self.product.columns);
+        let (micro, stride, out) = (self.micro, self.product.columns, self.product.out);
         let (rows, columns) = (tile.rows.len(), tile.columns.len());
         let at = tile.rows.start * stride + tile.columns.start;
         // SAFETY: the caller's promises; a tile's rows and columns lie inside the result.
         unsafe {
-            match self.product.out {
-                Out::F32 { at: out, accumulate } => {
-                    let (out, load) = (out.add(at), accumulate || !tile.first_slice);
-                    if columns == micro.width && rows.is_multiple_of(micro.row_unit) {
-                        return self.run_kernel(tile, left, right, (out, stride), load);
+            let (Elements::F32(result), true) = (out.at, out.holds_sums()) else {
+                self.run_kernel(tile, left, right, (sums, micro.width), !tile.first_slice);
+                return self.finish(tile, sums);
+            };
+            let (result, load) = (result.add(at), matches!(out.add, Add::Result) || !tile.first_slice);
+            if columns == micro.width && rows.is_multiple_of(micro.row_unit) {
+                return self.run_kernel(tile, left, right, (result, stride), load);
+            }
+            let mut whole = [0.0; TILE];
+            if load {
+                copy(result, stride, whole.as_mut_ptr(), micro.width, rows, columns);
+            }
+            self.run_kernel(tile, left, right, (whole.as_mut_ptr(), micro.width), load);
+            copy(whole.as_ptr(), micro.width, result, stride, rows, columns);
+        }
+    }
+
+    /// Blends and rounds the sums of a tile whose depth is done.
+    unsafe fn finish(&self, tile: &Tile, sums: *const f32) {
+        if !tile.last_slice {
+            return;
+        }
+        let (isa, stride, columns) = (self.isa, self.product.columns, tile.columns.len());
+        for (i, row) in tile.rows.clone().enumerate() {
+            let at = row * stride + tile.columns.start;
+            // SAFETY: the caller's promises; the base is read before the same elements are written.
+            unsafe {
+                let sums = std::slice::from_raw_parts(sums.add(i * self.micro.width), columns);
+                match (self.product.out.at, self.product.out.add) {
+                    (Elements::Bf16(to), Add::Nothing) => {
+                        round(isa, sums, std::slice::from_raw_parts_mut(to.add(at), columns));
                     }
-                    let mut whole = [0.0; TILE];
-                    if load {
-                        copy(out, stride, whole.as_mut_ptr(), micro.width, rows, columns);
+                    (Elements::Bf16(to), Add::Blend { base: Elements::Bf16(base), base_factor, factor }) => {
+                        let mut last = [Bf16(0); TILE_COLUMNS];
+                        last[..columns].copy_from_slice(std::slice::from_raw_parts(base.add(at), columns));
+                        let to = std::slice::from_raw_parts_mut(to.add(at), columns);
+                        blend(isa, base_factor, &last[..columns], factor, sums, to);
                     }
-                    self.run_kernel(tile, left, right, (whole.as_mut_ptr(), micro.width), load);
-                    copy(whole.as_ptr(), micro.width, out, stride, rows, columns);
-                }
-                Out::Bf16(out) => {
-                    self.run_kernel(tile, left, right, (sums, micro.width), !tile.first_slice);
-                    if tile.last_slice {
-                        for row in 0..rows {
-                            let from = std::slice::from_raw_parts(sums.add(row * micro.width), columns);
-                            let to = std::slice::from_raw_parts_mut(out.add(at + row * stride), columns);
-                            round(self.isa, from, to);
-                        }
+                    (Elements::F32(to), Add::Blend { base: Elements::F32(base), base_factor, factor }) => {
+                        let mut last = [0.0; TILE_COLUMNS];
+                        last[..columns].copy_from_slice(std::slice::from_raw_parts(base.add(at), columns));
+                        let to = std::slice::from_raw_parts_mut(to.add(at), columns);
+                        blend(isa, base_factor, &last[..columns], factor, sums, to);
                     }
+                    _ => unreachable!("a bf16 result holds no sums, and a base has the result's type"),
                 }
             }
         }
@@ -248,5 +319,14 @@ unsafe fn copy(from: *const f32, from_stride: usize, to: *mut f32, to_stride: us
 multiversion! {
     fn round(from: &[f32], to: &mut [Bf16]) {
         to.iter_mut().zip(from).for_each(|(to, from)| *to = Bf16::from_f32(*from));
+    }
+}
+
+multiversion! {
+    /// `factor * base + sum_factor * sum`, rounded once.
+    fn blend<T: Real>(factor: f32, base: &[T], sum_factor: f32, sums: &[f32], to: &mut [T]) {
+        for ((to, base), sum) in to.iter_mut().zip(base).zip(sums) {
+            *to = T::put(factor.mul_add(base.get(), sum_factor * sum));
+        }
     }
 }
