@@ -16,6 +16,7 @@ mod pretrain;
 mod progress;
 mod quickstart;
 mod report;
+mod samples;
 mod say;
 mod score;
 mod tokenizer;

@@ -11,6 +11,7 @@ use train::recipe::{Pretrain, to_toml};
 use train::{HeldOut, Observer, Progress, Run, Summary, Trainer};
 
 use crate::progress::{TrainingBar, duration, warn};
+use crate::samples::Samples;
 use crate::say::{self, Narrator};
 use crate::{corpus, interrupt, open};
 
@@ -44,7 +45,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     tensor::pool::set_threads(recipe.compute.threads);
     let data = corpus::prepare(&recipe, &folder.path().join("data"), narrator)?;
     let stop = interrupt::flag()?;
-    let mut watcher = Watcher::new(narrator, measured_peak(&recipe));
+    let samples = Samples::of_held_out(&folder, &data.tokenizer, &data.held_out)?;
+    let mut watcher = Watcher { bar: TrainingBar::new(narrator, measured_peak(&recipe)), samples };
     let mut run = Run::new(&recipe, &folder, &data, args.resume, &mut watcher)?;
     let summary = run.train(&stop, &mut watcher)?;
     watcher.bar.finish();
@@ -98,19 +100,14 @@ fn finish(args: &Args, narrator: Narrator, summary: &Summary) -> anyhow::Result<
 }
 
 /// Shows a run on the terminal.
-pub struct Watcher {
+pub struct Watcher<'a> {
     /// The bar.
     pub bar: TrainingBar,
+    /// What is continued now and then.
+    pub samples: Samples<'a>,
 }
 
-impl Watcher {
-    /// `peak` in FLOP/s.
-    pub fn new(narrator: Narrator, peak: f64) -> Self {
-        Self { bar: TrainingBar::new(narrator, peak) }
-    }
-}
-
-impl Observer for Watcher {
+impl Observer for Watcher<'_> {
     fn started(&mut self, trainer: &Trainer) {
         if trainer.step > 0 {
             self.bar.line(&format!("going on behind step {}", trainer.step));
@@ -126,6 +123,12 @@ impl Observer for Watcher {
 
     fn evaluated(&mut self, step: u64, held_out: &HeldOut) {
         self.bar.evaluated(step, held_out);
+    }
+
+    fn sample(&mut self, trainer: &Trainer) {
+        if let Err(error) = self.samples.take(trainer.step, &trainer.model) {
+            self.warning(&format!("{error:#}"));
+        }
     }
 
     fn warning(&mut self, message: &str) {

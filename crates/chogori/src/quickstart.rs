@@ -11,8 +11,6 @@ use checkpoint::RunFolder;
 use clap::Parser;
 use data::{Batches, TokenStore};
 use eval::ngram::NgramModel;
-use inference::{Generator, Sampler, Sampling};
-use model::Model;
 use serde_json::json;
 use tensor::Device;
 use tokens::Tokenizer;
@@ -23,14 +21,14 @@ use train::recipe::{self, Pretrain, to_toml};
 use train::{HeldOut, Observer, Progress, Run, Summary, Trainer};
 
 use crate::pretrain::{Watcher, measured_peak};
-use crate::progress::{Spinner, duration};
+use crate::progress::{Spinner, TrainingBar, duration};
+use crate::samples::Samples;
 use crate::say::{self, Narrator};
 use crate::{corpus, interrupt};
 
 const RECIPE: &str = include_str!("../../../recipes/nano/pretrain.toml");
 /// What the model continues before, during and after training; plain beginnings that any Rust corpus has many ways on from.
 const PROMPTS: [&str; 2] = ["/// Returns the number of ", "impl<T> Iterator for "];
-const SAMPLE_TOKENS: usize = 48;
 
 #[derive(Parser)]
 #[command(
@@ -70,13 +68,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     narrator.line(format_args!("peak        {:.2} TFLOP/s measured in {:?}", peak / 1e12, recipe.compute.dtype));
 
     let stop = interrupt::flag()?;
-    let mut guide =
-        Guide { watcher: Watcher::new(narrator, peak), tokenizer: &data.tokenizer, narrator, showed: false };
+    let samples = Samples::of_texts(&folder, &data.tokenizer, &PROMPTS);
+    let watcher = Watcher { bar: TrainingBar::new(narrator, peak), samples };
+    let mut guide = Guide { watcher, narrator, showed: false };
     let mut run = Run::new(&recipe, &folder, &data, false, &mut guide)?;
-    guide.show("before", &run.trainer.model);
+    guide.show("before", &run.trainer);
     let summary = run.train(&stop, &mut guide)?;
     guide.watcher.bar.finish();
-    guide.show("after", &run.trainer.model);
+    guide.show("after", &run.trainer);
     let baselines = Baselines::compute(&run, &data, summary.steps)?;
     baselines.write(folder.path(), summary.steps)?;
     let result = Outcome { summary, baselines, wall_s: start.elapsed().as_secs_f64(), run: folder.path() };
@@ -140,28 +139,17 @@ fn describe(recipe: &Pretrain, data: &PreparedData, narrator: Narrator) -> anyho
 
 /// Shows a run to somebody who sees one for the first time.
 struct Guide<'a> {
-    watcher: Watcher,
-    tokenizer: &'a Tokenizer,
+    watcher: Watcher<'a>,
     narrator: Narrator,
     showed: bool,
 }
 
 impl Guide<'_> {
     /// Prints what the model makes of the prompts.
-    fn show(&self, when: &str, model: &Model) {
-        let sampler = Sampler::new(Sampling { temperature: 0.6, seed: 1, ..Sampling::default() }).expect("valid");
-        for prompt in PROMPTS {
-            let mut generator = Generator::new(model);
-            let tokens: Vec<u32> = self.tokenizer.bos().into_iter().chain(self.tokenizer.encode(prompt)).collect();
-            let stop: Vec<u32> = self.tokenizer.eos().into_iter().collect();
-            // A vocabulary or context too small for the prompt (by overrides) costs the sample, not the run.
-            let sampled =
-                generator.append(&tokens).and_then(|()| generator.generate(&sampler, SAMPLE_TOKENS, &stop, |_| true));
-            let Ok(generation) = sampled else { continue };
-            let ids: Vec<u32> =
-                generation.tokens.iter().map(|token| token.id).filter(|id| !stop.contains(id)).collect();
-            let text = self.tokenizer.decode_lossy(&ids).unwrap_or_default();
-            self.watcher.bar.line(&format!("{when:<11} {}", indented(&format!("{prompt}│{text}"))));
+    fn show(&mut self, when: &str, trainer: &Trainer) {
+        match self.watcher.samples.take(trainer.step, &trainer.model) {
+            Ok(texts) => texts.iter().for_each(|text| self.watcher.bar.line(&format!("{when:<11} {}", indented(text)))),
+            Err(error) => self.watcher.warning(&format!("{error:#}")),
         }
     }
 }
@@ -183,12 +171,16 @@ impl Observer for Guide<'_> {
         // Once, about when the first words come.
         if !self.showed && progress.elapsed > 40.0 {
             self.showed = true;
-            self.show("by now", &trainer.model);
+            self.show("by now", trainer);
         }
     }
 
     fn evaluated(&mut self, step: u64, held_out: &HeldOut) {
         self.watcher.evaluated(step, held_out);
+    }
+
+    fn sample(&mut self, trainer: &Trainer) {
+        self.watcher.sample(trainer);
     }
 
     fn warning(&mut self, message: &str) {

@@ -60,7 +60,8 @@ fn last_json(text: &str) -> Value {
 fn write_corpus(folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();
     for file in 0..24 {
-        let line = |i: usize| format!("fn item_{}(x: u32) -> u32 {{ x + {} }} // number {i}\n", (i * 7 + file) % 13, i % 5);
+        let line =
+            |i: usize| format!("fn item_{}(x: u32) -> u32 {{ x + {} }} // number {i}\n", (i * 7 + file) % 13, i % 5);
         let text: String = (0..60).map(line).collect();
         std::fs::write(folder.join(format!("part{file}.rs")), text).unwrap();
     }
@@ -78,9 +79,17 @@ fn shared() -> &'static Shared {
         let folder = tempfile::tempdir().unwrap();
         let (corpus, run) = (folder.path().join("corpus"), folder.path().join("run"));
         write_corpus(&corpus);
-        let mut arguments = vec!["quickstart", "--json", "--corpus", corpus.to_str().unwrap(), "--run", run.to_str().unwrap()];
+        let mut arguments =
+            vec!["quickstart", "--json", "--corpus", corpus.to_str().unwrap(), "--run", run.to_str().unwrap()];
         TINY.iter().for_each(|set| arguments.extend(["--set", set]));
-        arguments.extend(["--set", "run.steps=12", "--set", "schedule.warmup_steps=2", "--set", "run.save_every_steps=5"]);
+        arguments.extend([
+            "--set",
+            "run.steps=12",
+            "--set",
+            "schedule.warmup_steps=2",
+            "--set",
+            "run.save_every_steps=5",
+        ]);
         let outcome = last_json(&succeed(&arguments));
         Shared { folder, outcome }
     })
@@ -93,7 +102,9 @@ fn run_folder() -> String {
 #[test]
 fn the_quick_start_ends_with_the_numbers_that_scripts_read() {
     let outcome = &shared().outcome;
-    for key in ["bits_per_byte", "bits_per_byte_gzip", "bits_per_byte_4gram", "tokens_per_s", "wall_s", "peak_memory_bytes"] {
+    for key in
+        ["bits_per_byte", "bits_per_byte_gzip", "bits_per_byte_4gram", "tokens_per_s", "wall_s", "peak_memory_bytes"]
+    {
         assert!(outcome[key].as_f64().is_some_and(|value| value > 0.0), "{key} in {outcome}");
     }
     assert_eq!(outcome["run"].as_str(), Some(run_folder().as_str()));
@@ -125,7 +136,8 @@ fn an_exported_model_scores_the_same() {
     let (run, folder) = (run_folder(), tempfile::tempdir().unwrap());
     let export = folder.path().join("hf").display().to_string();
     succeed(&["export", &run, &export]);
-    let score = |model: &str| last_json(&succeed(&["score", model, "--tokens", "5,6,7,8", "--dtype", "bf16", "--json"]));
+    let score =
+        |model: &str| last_json(&succeed(&["score", model, "--tokens", "5,6,7,8", "--dtype", "bf16", "--json"]));
     assert_eq!(score(&run), score(&export));
     assert!(Path::new(&export).join("tokenizer.json").exists());
     refuse(&["export", &run, &export], &["hf"]);
