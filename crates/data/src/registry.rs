@@ -8,7 +8,8 @@
 //!   [`RegistryCorpus::missing`], and `cargo fetch` brings it.
 //! - Tables and generated code teach little and would fill the corpus; copies would bring held-out text into the
 //!   training set. So files above [`RegistryOptions::file_bytes_max`], files that call themselves generated in their
-//!   first lines, all but the newest version of a package, and repeated contents are left out.
+//!   first lines, all but the newest version of a package, and near copies (files of whose text more than half stands
+//!   in lines of files before them: the same bindings for another processor, say) are left out.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -16,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::corpus::{Document, SkipReason, Skipped};
-use crate::stable_hash::Digest;
+use crate::stable_hash::{Digest, hash_64};
 
 mod lock;
 
@@ -97,8 +98,13 @@ pub fn read(lock: &str, folder: &Path, options: &RegistryOptions) -> Result<Regi
     if packages.is_empty() {
         return Err(RegistryError::Empty { folder: folder.to_owned(), missing: missing.len() });
     }
-    let mut reader =
-        PackageReader { options, documents: Vec::new(), skipped: Skipped::default(), seen: HashSet::new() };
+    let mut reader = PackageReader {
+        options,
+        documents: Vec::new(),
+        skipped: Skipped::default(),
+        seen: HashSet::new(),
+        lines: HashSet::new(),
+    };
     for package in &packages {
         reader.folder(&index[package], package)?;
     }
@@ -138,6 +144,8 @@ struct PackageReader<'a> {
     skipped: Skipped,
     /// Digests of the contents met before; 128 bits do not collide by chance.
     seen: HashSet<u128>,
+    /// Hashes of the lines met before. A collision moves one line's weight, no more.
+    lines: HashSet<u64>,
 }
 
 impl PackageReader<'_> {
@@ -169,11 +177,28 @@ impl PackageReader<'_> {
             self.skipped.add(SkipReason::Empty, &id);
         } else if calls_itself_generated(&text) {
             self.skipped.add(SkipReason::Generated, &id);
-        } else if !self.seen.insert(Digest::of(text.as_bytes()).value()) {
+        } else if !self.seen.insert(Digest::of(text.as_bytes()).value()) || self.is_near_copy(&text) {
             self.skipped.add(SkipReason::Repeated, &id);
         } else {
             self.documents.push(Document { id, text });
         }
+    }
+}
+
+/// Shorter lines (braces, `use` of one name) say nothing about where a file comes from.
+const TELLING_LINE_BYTES: usize = 12;
+
+impl PackageReader<'_> {
+    /// Whether more than half of the text, counted in telling lines, was read before; remembers its lines if not.
+    fn is_near_copy(&mut self, text: &str) -> bool {
+        let telling = || text.lines().map(str::trim).filter(|line| line.len() >= TELLING_LINE_BYTES);
+        let bytes = |lines: &mut dyn Iterator<Item = &str>| lines.map(str::len).sum::<usize>();
+        let known = bytes(&mut telling().filter(|line| self.lines.contains(&hash_64(line.as_bytes()))));
+        let copy = 2 * known > bytes(&mut telling());
+        if !copy {
+            self.lines.extend(telling().map(|line| hash_64(line.as_bytes())));
+        }
+        copy
     }
 }
 

@@ -170,6 +170,27 @@ fn tables_generated_code_and_copies_are_left_out() {
 }
 
 #[test]
+fn a_file_of_mostly_known_lines_is_a_copy() {
+    let lines = |range: std::ops::Range<usize>| -> String {
+        range
+            .map(|i| {
+                format!(
+                    "pub const NUMBER_{i}: usize = {i};
+"
+                )
+            })
+            .collect()
+    };
+    let folder = registry();
+    put(&folder, "plain-1.2.3/src/x86.rs", lines(0..100));
+    put(&folder, "plain-1.2.3/src/x87_arm.rs", lines(40..110));
+    put(&folder, "plain-1.2.3/src/x88_other.rs", lines(60..200));
+    let corpus = read(folder.path());
+    assert_eq!(corpus.skipped.count(SkipReason::Repeated), 1);
+    assert!(ids(&corpus).contains(&"plain-1.2.3/src/x88_other.rs"), "100 of its 140 lines are new: {:?}", ids(&corpus));
+}
+
+#[test]
 fn what_cannot_be_understood_is_said() {
     let folder = registry();
     let check = |lock: &str, change: fn(&mut RegistryOptions), expected: &str| {

@@ -29,7 +29,7 @@ pub enum SkipReason {
     Malformed,
     /// Its first lines say that a program wrote it.
     Generated,
-    /// The same contents were read under another name.
+    /// The same contents, or nearly, were read under another name.
     Repeated,
 }
 
