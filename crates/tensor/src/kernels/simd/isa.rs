@@ -30,7 +30,7 @@ impl Isa {
         }
     }
 
-    /// Whether this CPU (and, for AMX, the kernel's permission) supports it.
+    /// Whether this CPU supports it; for AMX also whether the kernel permits it and a checked product is right.
     #[cfg(target_arch = "x86_64")]
     pub fn is_supported(self) -> bool {
         let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
@@ -43,7 +43,7 @@ impl Isa {
             Self::Avx2 => avx2,
             Self::Avx512 => avx2 && avx512,
             Self::Avx512Bf16 => avx2 && avx512 && is_x86_feature_detected!("avx512bf16"),
-            Self::Amx => false,
+            Self::Amx => super::amx::is_supported(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Fast CPU kernels: the same operations, vectorised, for the instruction set found at run time.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod attention_blocks;
 mod attention_few;

@@ -10,6 +10,8 @@ use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::isa::Isa;
 use crate::device::Device;
 use crate::dtype::DType;
@@ -89,7 +91,11 @@ impl Burst {
                 // SAFETY: the caller has checked that the CPU has the instructions.
                 return Self { run: |rounds| unsafe { avx2(rounds) }, flops_per_round: lanes(8) / 2.0 };
             }
-            Isa::Avx512Bf16 | Isa::Amx if dtype == DType::Bf16 => {
+            Isa::Amx if dtype == DType::Bf16 => {
+                // SAFETY: as above.
+                return Self { run: |rounds| unsafe { amx::burst(rounds) }, flops_per_round: amx::BURST_FLOPS };
+            }
+            Isa::Avx512Bf16 if dtype == DType::Bf16 => {
                 // SAFETY: as above.
                 return Self { run: |rounds| unsafe { avx512_pairs(rounds) }, flops_per_round: lanes(32) };
             }

@@ -41,20 +41,21 @@ pub fn tile_rows(micro: &Micro, rows: usize, index: usize) -> Range<usize> {
 
 /// Cuts products into blocks that take about equally long, enough of them for many threads.
 pub fn cut(micro: &Micro, products: &[Product]) -> Vec<Block> {
-    // In cycles, for either bound: 64 multiply-adds or four bytes of a panel from memory in each.
-    let cost = |p: &Product| p.depth.max(1) * p.columns * p.rows.max(16) / 64;
+    // In cycles, for either bound: multiply-adds, or some eight bytes of a panel from memory in each.
+    let rows_min = micro.rate / 4;
+    let cost = |p: &Product| p.depth.max(1) * p.columns * p.rows.max(rows_min) / micro.rate;
     let total: usize = products.iter().filter(|p| p.rows > 0).map(cost).sum();
     let target = (total / 32).clamp(30_000, 4_000_000);
     let mut blocks = Vec::new();
     for (product, p) in products.iter().enumerate().filter(|(_, p)| p.rows > 0 && p.columns > 0) {
         let (tiles, panels) = (tiles(micro, p.rows), p.columns.div_ceil(micro.width));
         // Packing its rows costs a block about 16 / columns of its time, fetching its columns about 7 / rows.
-        let area = target * 64 / p.depth.max(1);
+        let area = target * micro.rate / p.depth.max(1);
         let columns = ((area as f64 * 16.0 / 7.0).sqrt() as usize).clamp(micro.width, p.columns.max(micro.width));
         let rows = (area / columns).clamp(1, BLOCK_TILES * micro.rows);
         let row_blocks = tiles.div_ceil(rows.div_ceil(micro.rows));
         // Where rows are few, columns make up for them.
-        let columns = area / p.rows.div_ceil(row_blocks).max(16);
+        let columns = area / p.rows.div_ceil(row_blocks).max(rows_min);
         let column_blocks = panels.div_ceil((columns / micro.width).max(1));
         for (i, j) in (0..row_blocks).flat_map(|i| (0..column_blocks).map(move |j| (i, j))) {
             let (tiles, panels) = (part(tiles, row_blocks, i), part(panels, column_blocks, j));

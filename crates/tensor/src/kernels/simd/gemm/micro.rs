@@ -9,6 +9,8 @@ use super::words::Word;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::dtype::DType;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::simd::amx;
 use crate::kernels::simd::isa::Isa;
 
 /// Most steps that a left operand packed along memory may have: so many that a panel's slice takes 32 KiB.
@@ -37,6 +39,8 @@ pub struct Micro {
     pub row_unit: usize,
     /// Columns of a tile, always all of them.
     pub width: usize,
+    /// Multiply-adds per cycle, roughly: how long a task takes.
+    pub rate: usize,
     /// Steps that the kernel takes at once.
     pub step_unit: usize,
     /// Words between two steps of a left operand that is packed by steps.
@@ -58,39 +62,23 @@ pub struct Micro {
 impl Micro {
     /// The kernel for operands of `dtype` on `isa`.
     pub fn of(isa: Isa, dtype: DType) -> Self {
-        let bf16 = match dtype {
+        let is_bf16 = match dtype {
             DType::F32 => false,
             DType::Bf16 => true,
             other => panic!("products on this device take f32 or bf16, got {other:?}; cast first"),
         };
-        let right = if bf16 { Word::Pair } else { Word::Single };
-        let micro = |rows, width, left_stride, run, run_along| {
-            let (left, along_stride) = (Word::Single, if bf16 { ALONG_WIDENED } else { ALONG });
-            let (row_unit, step_unit, run_unit) = (1, 1, None);
-            Self { rows, row_unit, width, step_unit, left_stride, left, right, along_stride, run, run_along, run_unit }
-        };
         #[cfg(target_arch = "x86_64")]
-        if isa >= Isa::Avx512 {
-            let (run, run_along): (Run, Run) = match (isa, bf16) {
-                (_, false) => (avx512::f32, avx512::f32_along),
-                (Isa::Avx512, true) => (avx512::widened, avx512::widened_along),
-                (_, true) => {
-                    let pairs = micro(14, avx512::WIDTH, avx512::LEFT, avx512::pairs, avx512::pairs_along);
-                    return Self { left: Word::Pair, along_stride: ALONG, ..pairs };
-                }
-            };
-            return micro(14, avx512::WIDTH, avx512::LEFT, run, run_along);
-        }
-        #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx2 {
-            let (run, run_along): (Run, Run) =
-                if bf16 { (avx2::widened, avx2::widened_along) } else { (avx2::f32, avx2::f32_along) };
-            return micro(6, avx2::WIDTH, avx2::LEFT, run, run_along);
+        match (isa, is_bf16) {
+            (Isa::Portable, _) => {}
+            (Isa::Avx2, false) => return avx2::F32,
+            (Isa::Avx2, true) => return avx2::WIDENED,
+            (_, false) => return avx512::F32,
+            (Isa::Avx512, true) => return avx512::WIDENED,
+            (Isa::Avx512Bf16, true) => return avx512::PAIRS,
+            (Isa::Amx, true) => return amx::micro(avx512::PAIRS, amx::run),
         }
         let _ = isa;
-        let (run, run_along): (Run, Run) =
-            if bf16 { (portable::widened, portable::widened_along) } else { (portable::f32, portable::f32_along) };
-        micro(4, portable::WIDTH, portable::LEFT, run, run_along)
+        if is_bf16 { portable::WIDENED } else { portable::F32 }
     }
 
     /// Right steps of a sum over `depth` numbers, in whole units.

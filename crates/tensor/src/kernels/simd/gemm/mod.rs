@@ -40,6 +40,11 @@ const PACKED_ROWS: usize = 8192;
 
 /// Packs the matrices of `w_ENK` for products in `form` with operands in `dtype`.
 pub fn pack(isa: Isa, w_ENK: &Tensor, form: Form, dtype: DType) -> Packed {
+    pack_with(isa, &Micro::of(isa, dtype), w_ENK, form, dtype)
+}
+
+/// [`pack`] for a certain micro-kernel.
+pub fn pack_with(isa: Isa, micro: &Micro, w_ENK: &Tensor, form: Form, dtype: DType) -> Packed {
     let [groups, n, k] = matrices(w_ENK);
     let (depth, width, order) = match form {
         Form::Forward => (k, n, Order::ByLines),
@@ -48,12 +53,17 @@ pub fn pack(isa: Isa, w_ENK: &Tensor, form: Form, dtype: DType) -> Packed {
     let numbers = Numbers::of(w_ENK);
     let matrix = |e| Matrix { operand: Operand { numbers: numbers.from(e * n * k), stride: k, order }, depth };
     let all: Vec<_> = (0..groups).map(matrix).collect();
-    let panels = Panels::right(isa, &Micro::of(isa, dtype), &all, width);
+    let panels = Panels::right(isa, micro, &all, width);
     Packed { groups, depth, width, dtype, form, data: Arc::new(panels) }
 }
 
 /// Multiplies each group's rows of `x` with the group's matrix.
 pub fn matmul(isa: Isa, x: &Tensor, offsets: Option<&Tensor>, w: &Packed, out: DType) -> Tensor {
+    matmul_with(isa, &Micro::of(isa, w.dtype), x, offsets, w, out)
+}
+
+/// [`matmul`] with a certain micro-kernel.
+pub fn matmul_with(isa: Isa, micro: &Micro, x: &Tensor, offsets: Option<&Tensor>, w: &Packed, out: DType) -> Tensor {
     let [rows, depth] = x.dims();
     assert_eq!(depth, w.depth, "matmul: x is {:?}, the weight sums over {}", x.shape(), w.depth);
     assert_eq!(x.dtype(), w.dtype, "matmul: dtypes of x and weight");
@@ -72,7 +82,7 @@ pub fn matmul(isa: Isa, x: &Tensor, offsets: Option<&Tensor>, w: &Packed, out: D
     };
     let products: Vec<_> = group_ranges(offsets, w.groups, rows).into_iter().enumerate().map(product).collect();
     // SAFETY: groups are disjoint rows of the result, which nobody else sees yet.
-    unsafe { compute(isa, &Micro::of(isa, w.dtype), &products) };
+    unsafe { compute(isa, micro, &products) };
     y
 }
 
@@ -85,20 +95,32 @@ pub fn weight_grad(
     into: &mut Tensor,
     accumulate: bool,
 ) {
+    weight_grad_with(isa, &Micro::of(isa, x_SK.dtype()), dy_SN, x_SK, offsets, into, accumulate);
+}
+
+/// [`weight_grad`] with a certain micro-kernel.
+pub fn weight_grad_with(
+    isa: Isa,
+    micro: &Micro,
+    dy_SN: &Tensor,
+    x_SK: &Tensor,
+    offsets: Option<&Tensor>,
+    into: &mut Tensor,
+    accumulate: bool,
+) {
     let ([rows, n], [x_rows, k]) = (dy_SN.dims(), x_SK.dims());
     let [groups, into_n, into_k] = matrices(into);
     assert_eq!([rows, n, k], [x_rows, into_n, into_k], "weight_grad: {dy_SN:?}, {x_SK:?} into {into:?}");
     assert_eq!(dy_SN.dtype(), x_SK.dtype(), "weight_grad: dtypes of dy and x");
     assert_eq!(into.dtype(), DType::F32, "weight_grad: gradients are f32");
-    let micro = Micro::of(isa, x_SK.dtype());
     let target = elements(into);
     let mut ranges = group_ranges(offsets, groups, rows);
     let mut add = if accumulate { Add::Result } else { Add::Nothing };
     loop {
         // Sums go on in f32 from one part of the rows to the next, which changes no bit.
         let part: Vec<_> = ranges.iter().map(|&(first, last)| (first, last.min(first + PACKED_ROWS))).collect();
-        let left = Panels::left(isa, &micro, &across(dy_SN, n, &part), n);
-        let right = Panels::right(isa, &micro, &across(x_SK, k, &part), k);
+        let left = Panels::left(isa, micro, &across(dy_SN, n, &part), n);
+        let right = Panels::right(isa, micro, &across(x_SK, k, &part), k);
         let product = |(e, &(first, last)): (usize, &(usize, usize))| Product {
             left: Left::Packed(left.of(e)),
             rows: n,
@@ -110,7 +132,7 @@ pub fn weight_grad(
         };
         let products: Vec<_> = part.iter().enumerate().map(product).collect();
         // SAFETY: groups are disjoint matrices of `into`, which is borrowed here alone.
-        unsafe { compute(isa, &micro, &products) };
+        unsafe { compute(isa, micro, &products) };
         ranges.iter_mut().zip(&part).for_each(|(range, done)| range.0 = done.1);
         if ranges.iter().all(|(first, last)| first == last) {
             return;

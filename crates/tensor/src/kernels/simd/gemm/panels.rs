@@ -6,8 +6,9 @@ use std::ops::Range;
 
 use super::blocks::{tile_rows, tiles};
 use super::micro::Micro;
-use super::product::packed_tile_words;
-use super::words::{LINES, Lines, Operand, Order, Target};
+use super::product::{packed_row_words, packed_tile_words};
+use super::transpose::{Source, transpose};
+use super::words::{LINES, Lines, Operand, Order, Target, Word};
 use crate::kernels::simd::isa::Isa;
 use crate::pool;
 use crate::storage::Buffer;
@@ -154,19 +155,43 @@ unsafe fn pack_left(
     to: *mut u32,
 ) {
     let (words, stride) = (packed_tile_words(micro, steps), micro.left_stride);
+    let tile_start = |i: usize| (tile_rows(micro, rows, tiles.start + i), to.wrapping_add(i * words));
+    if micro.run_unit.is_some() {
+        for (rows, to) in (0..tiles.len()).map(tile_start) {
+            // SAFETY: the caller's promise on the words of this tile.
+            unsafe { pack_turned(isa, matrix, steps, rows, to) };
+        }
+        return;
+    }
     let filled = micro.left.steps(matrix.depth);
     let mut groups = Vec::with_capacity(tiles.len());
-    for (i, tile) in tiles.enumerate() {
-        let first = tile_rows(micro, rows, tile).start;
+    for (tile, at) in (0..tiles.len()).map(tile_start) {
         // Whole vectors are as cheap as parts of them; the kernel ignores the surplus.
-        let group = Lines { first, count: stride.min(rows - first), at: to.wrapping_add(i * words) };
+        groups.push(Lines { first: tile.start, count: stride.min(rows - tile.start), at });
         // SAFETY: the caller's promise on the words of these tiles.
         unsafe {
             let missing = steps * micro.left_steps() - filled;
-            std::slice::from_raw_parts_mut(group.at.add(filled * stride), missing * stride).fill(0);
+            std::slice::from_raw_parts_mut(at.add(filled * stride), missing * stride).fill(0);
         }
-        groups.push(group);
     }
     // SAFETY: as above.
     unsafe { matrix.operand.pack_across(isa, &groups, (0, matrix.depth), stride, micro.left) };
+}
+
+/// Packs one tile of rows, which lie across memory, along memory: squares of words are transposed.
+unsafe fn pack_turned(isa: Isa, matrix: &Matrix, steps: usize, rows: Range<usize>, to: *mut u32) {
+    let stride = packed_row_words(steps);
+    for (i, first) in rows.clone().step_by(LINES).enumerate() {
+        for step in (0..steps).step_by(LINES) {
+            let mut square = [0u32; LINES * LINES];
+            let depth = ((2 * step).min(matrix.depth), (2 * (step + LINES)).min(matrix.depth));
+            let group = Lines { first, count: LINES.min(rows.end - first), at: square.as_mut_ptr() };
+            let from = Source { at: square.as_ptr().cast(), stride: LINES * size_of::<u32>() };
+            // SAFETY: the square holds sixteen steps of sixteen lines; the caller's promise on the tile.
+            unsafe {
+                matrix.operand.pack_across(isa, &[group], depth, LINES, Word::Pair);
+                transpose(isa, from, (LINES, LINES), LINES, to.add(i * LINES * stride + step), stride);
+            }
+        }
+    }
 }

@@ -2,12 +2,32 @@
 
 #![expect(unsafe_code, reason = "raw panels, as the other micro-kernels")]
 
-use super::micro::{ALONG, ALONG_WIDENED, by_rows};
+use super::micro::{ALONG, ALONG_WIDENED, Micro, by_rows};
+use super::words::Word;
 
 /// Words between two steps of the left operand, if it is packed by steps.
-pub const LEFT: usize = 8;
+const LEFT: usize = 8;
 /// Columns of a tile.
-pub const WIDTH: usize = 16;
+const WIDTH: usize = 16;
+
+/// f32 against f32.
+pub const F32: Micro = Micro {
+    rows: 4,
+    row_unit: 1,
+    width: WIDTH,
+    rate: 8,
+    step_unit: 1,
+    left_stride: LEFT,
+    along_stride: ALONG,
+    left: Word::Single,
+    right: Word::Single,
+    run: f32,
+    run_along: f32_along,
+    run_unit: None,
+};
+/// bf16, widened to f32.
+pub const WIDENED: Micro =
+    Micro { right: Word::Pair, along_stride: ALONG_WIDENED, run: widened, run_along: widened_along, ..F32 };
 
 /// Multiplies one step of R rows by one step of the panel.
 #[inline(always)]

@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::blocks::{Block, GROUP_PANELS, PACKED_SLICES, Slicing, cut, tile_rows};
 use super::micro::Micro;
 use super::scratch::with_scratch;
-use super::words::{Operand, Word};
+use super::words::{Numbers, Operand, Word};
 use crate::dtype::Bf16;
 use crate::kernels::simd::isa::{Isa, multiversion};
 use crate::kernels::simd::lanes::Real;
@@ -179,6 +179,9 @@ impl Work<'_> {
         let depth = ((steps.start * per_step).min(end), (steps.end * per_step).min(end));
         for (i, tile) in self.block.tiles.clone().enumerate() {
             let rows = self.tile_rows(tile);
+            if self.direct(operand, &rows, steps.start).is_some() {
+                continue;
+            }
             let to = (to.wrapping_add(i * self.slicing.tile_words), micro.along_stride, micro.left);
             let lines = (rows.start, rows.len());
             // SAFETY: the words of the tile's slice, which belong to this thread.
@@ -207,9 +210,12 @@ impl Work<'_> {
             unsafe {
                 let right = self.product.panels.as_ptr().add((panel * slicing.all_steps + steps.start) * micro.width);
                 let left = match self.product.left {
-                    Left::Rows(_) => left.add(i * slicing.tile_words),
+                    Left::Rows(operand) => self
+                        .direct(operand, &tile.rows, steps.start)
+                        .unwrap_or((left.add(i * slicing.tile_words), micro.along_stride)),
                     Left::Packed(words) => {
-                        words.as_ptr().add(packed_left(micro, slicing.all_steps, index, steps.start))
+                        let start = packed_start(micro, slicing.all_steps, index, steps.start);
+                        (words.as_ptr().add(start), packed_row_words(slicing.all_steps))
                     }
                 };
                 let sums = sums.add(slicing.kept_index(self.block, i, panel) * micro.rows * micro.width);
@@ -218,8 +224,22 @@ impl Work<'_> {
         }
     }
 
+    /// Rows that a matrix unit can load as they lie in memory, from `step` on: words of the right kind, whole tiles,
+    /// and a depth that ends with a tile.
+    fn direct(&self, operand: Operand, rows: &Range<usize>, step: usize) -> Option<(*const u32, usize)> {
+        let whole = self.product.depth == 2 * self.slicing.all_steps && rows.len().is_multiple_of(self.micro.row_unit);
+        match operand.numbers {
+            Numbers::Bf16(x) if self.micro.run_unit.is_some() && whole && operand.stride.is_multiple_of(2) => {
+                let part =
+                    &x[rows.start * operand.stride + 2 * step..(rows.end - 1) * operand.stride + self.product.depth];
+                Some((part.as_ptr().cast(), operand.stride / 2))
+            }
+            _ => None,
+        }
+    }
+
     /// Computes a tile on the result itself where it has the kernel's shape, or by way of `sums`.
-    unsafe fn compute_tile(&self, tile: &Tile, left: *const u32, right: *const u32, sums: *mut f32) {
+    unsafe fn compute_tile(&self, tile: &Tile, left: (*const u32, usize), right: *const u32, sums: *mut f32) {
         let (micro, stride, out) = (self.micro, self.product.columns, self.product.out);
         let (rows, columns) = (tile.rows.len(), tile.columns.len());
         let at = tile.rows.start * stride + tile.columns.start;
@@ -278,7 +298,7 @@ impl Work<'_> {
     unsafe fn run_kernel(
         &self,
         tile: &Tile,
-        left: *const u32,
+        left: (*const u32, usize),
         right: *const u32,
         (sums, stride): (*mut f32, usize),
         load: bool,
@@ -287,24 +307,31 @@ impl Work<'_> {
         // SAFETY: the caller's promises on operands and sums.
         unsafe {
             match (self.product.left, micro.run_unit) {
-                (Left::Rows(_), Some(run)) => run(rows, steps, (left, micro.along_stride), right, sums, stride, load),
-                (Left::Packed(_), Some(run)) => {
-                    run(rows, steps, (left, self.slicing.all_steps), right, sums, stride, load);
-                }
-                (Left::Rows(_), None) => (micro.run_along)(rows, steps, left, right, sums, stride, load),
-                (Left::Packed(_), None) => (micro.run)(rows, steps, left, right, sums, stride, load),
+                (_, Some(run)) => run(rows, steps, left, right, sums, stride, load),
+                (Left::Rows(_), None) => (micro.run_along)(rows, steps, left.0, right, sums, stride, load),
+                (Left::Packed(_), None) => (micro.run)(rows, steps, left.0, right, sums, stride, load),
             }
         }
     }
 }
 
+/// Words from one row to the next of a left operand that is packed as a whole for a matrix unit: a cache line more
+/// than needed, so that a tile's rows do not compete for the same places in the cache.
+pub fn packed_row_words(all_steps: usize) -> usize {
+    all_steps + 16
+}
+
 /// Words of one tile of a left operand that is packed as a whole.
 pub fn packed_tile_words(micro: &Micro, all_steps: usize) -> usize {
-    if micro.run_unit.is_some() { micro.rows * all_steps } else { all_steps * micro.left_steps() * micro.left_stride }
+    if micro.run_unit.is_some() {
+        micro.rows * packed_row_words(all_steps)
+    } else {
+        all_steps * micro.left_steps() * micro.left_stride
+    }
 }
 
 /// Where step `step` of a tile starts in such an operand.
-fn packed_left(micro: &Micro, all_steps: usize, tile: usize, step: usize) -> usize {
+fn packed_start(micro: &Micro, all_steps: usize, tile: usize, step: usize) -> usize {
     let inside = if micro.run_unit.is_some() { step } else { step * micro.left_steps() * micro.left_stride };
     tile * packed_tile_words(micro, all_steps) + inside
 }
