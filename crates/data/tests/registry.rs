@@ -185,7 +185,8 @@ fn a_file_of_mostly_known_lines_is_a_copy() {
     put(&folder, "plain-1.2.3/src/x86.rs", lines(0..100));
     put(&folder, "plain-1.2.3/src/x87_arm.rs", lines(40..110));
     put(&folder, "plain-1.2.3/src/x88_other.rs", lines(60..200));
-    let corpus = read(folder.path());
+    let options = RegistryOptions { file_bytes_max: 1 << 20, ..options() };
+    let corpus = registry::read(LOCK, folder.path(), &options).unwrap();
     assert_eq!(corpus.skipped.count(SkipReason::Repeated), 1);
     assert!(ids(&corpus).contains(&"plain-1.2.3/src/x88_other.rs"), "100 of its 140 lines are new: {:?}", ids(&corpus));
 }

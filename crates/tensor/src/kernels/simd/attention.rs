@@ -1,15 +1,18 @@
 //! Causal attention in blocks of keys with a running maximum (Milakov and Gimelshein 2018; Dao et al. 2022).
 //!
-//! A task takes some queries of one head through the blocks of keys that they see. Each query's maximum, sum and
-//! output are updated block by block, counted from the segment's first key. A masked score contributes an exact
-//! zero, so nothing about a query depends on which other queries share its task, or on later keys.
+//! A task takes some queries of one head (or, when there are few, of several) through the blocks of keys that they
+//! see. Each query's maximum, sum and output are updated block by block, counted from the segment's first key. A
+//! masked score contributes an exact zero, so nothing about a query depends on which other queries share its task,
+//! or on later keys.
 
 #![expect(unsafe_code, reason = "tasks write the columns of their head")]
+
+use std::ops::Range;
 
 use super::attention_blocks::{Blocks, Columns, Inputs, KEYS, Scratch, Steps, Tiles, check_segments};
 use super::attention_few::{FEW, add_values};
 use super::fold::{fold_max, fold_sum, larger};
-use super::gemm::words::Order;
+use super::gemm::words::{Operand, Order};
 use super::isa::multiversion;
 use super::lanes::Real;
 use super::math::{exp_nonpositive, log};
@@ -22,10 +25,13 @@ use crate::tensor::Tensor;
 /// Most queries of a task: enough to make packing a block of keys cheap, few enough for the second cache.
 const QUERIES: usize = 512;
 
-/// Some queries of one head.
+/// A task with few queries takes so many heads that it reads this many bytes in a row for each key.
+const RUN_BYTES: usize = 1024;
+
+/// Some queries of some heads.
 struct Task {
     segment: Segment,
-    head: usize,
+    heads: Range<usize>,
     /// First query, counted from the segment's first.
     first: usize,
     count: usize,
@@ -60,8 +66,8 @@ pub fn attention(
         output.log_sum_exp_TH = Tensor::zeros(output.out.device(), DType::F32, &[queries, heads]);
     }
     let blocks = Blocks::new(isa, inputs.q.dtype());
-    let tasks = tasks(segments, heads);
-    let mut largest = vec![f32::NEG_INFINITY; tasks.len()];
+    let tasks = tasks(&inputs, segments);
+    let mut largest = vec![Vec::new(); tasks.len()];
     let (out, log_sums) = (Columns::of(&mut output.out), Columns::of(&mut output.log_sum_exp_TH));
     for_each_item(tasks.iter().zip(&mut largest), |_, (task, largest)| {
         let forward = Forward::new(&blocks, &inputs, task);
@@ -70,21 +76,32 @@ pub fn attention(
     });
     let max_logit = output.max_logit_H.host_mut::<f32>();
     max_logit.fill(f32::NEG_INFINITY);
-    tasks.iter().zip(largest).for_each(|(task, x)| max_logit[task.head] = max_logit[task.head].max(x));
+    for (task, largest) in tasks.iter().zip(largest) {
+        task.heads.clone().zip(largest).for_each(|(head, x)| max_logit[head] = max_logit[head].max(x));
+    }
     output
 }
 
+/// `0..len` in nearly equal parts of at most `most`.
+fn parts(len: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = len.div_ceil(most);
+    (0..count).map(move |i| i * len / count..(i + 1) * len / count)
+}
+
 /// Cuts the segments' queries into tasks, the longest first.
-fn tasks(segments: &[Segment], heads: usize) -> Vec<Task> {
+fn tasks(inputs: &Inputs, segments: &[Segment]) -> Vec<Task> {
+    let AttentionShape { heads, nope, value, .. } = inputs.shape;
+    let run_heads = (RUN_BYTES / ((nope + value) * inputs.kv.dtype().size())).max(1);
     let mut tasks = Vec::new();
     for segment in segments {
-        let parts = segment.query_len.div_ceil(QUERIES);
-        for (part, head) in (0..parts).flat_map(|part| (0..heads).map(move |head| (part, head))) {
-            let [first, end] = [part, part + 1].map(|part| part * segment.query_len / parts);
-            tasks.push(Task { segment: *segment, head, first, count: end - first });
+        let heads_each = if segment.query_len <= FEW { run_heads } else { 1 };
+        for (rows, heads) in parts(segment.query_len, QUERIES)
+            .flat_map(|rows| parts(heads, heads_each).map(move |heads| (rows.clone(), heads)))
+        {
+            tasks.push(Task { segment: *segment, heads, first: rows.start, count: rows.len() });
         }
     }
-    tasks.sort_by_key(|task| std::cmp::Reverse(task.count * task.visible(task.count - 1)));
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.heads.len() * task.count * task.visible(task.count - 1)));
     tasks
 }
 
@@ -98,127 +115,158 @@ struct Forward<'a> {
     steps: usize,
     /// Width of the values in whole panels.
     value_padded: usize,
+    is_few: bool,
 }
 
-/// Running statistics of a task's queries.
-struct Running {
+/// One head's queries, and what has been summed up for them.
+struct Head<'m> {
+    number: usize,
+    q: &'m [u32],
+    sums: &'m mut [f32],
     max: Vec<f32>,
     sum: Vec<f32>,
+}
+
+/// Working memory for one block of keys.
+struct Memory<'m, P> {
+    k: &'m mut [u32],
+    v: &'m mut [u32],
+    scores: &'m mut [f32],
+    /// Probabilities, in rows `p_stride` apart.
+    p: &'m mut [P],
+    p_stride: usize,
 }
 
 impl<'a> Forward<'a> {
     fn new(blocks: &'a Blocks, inputs: &'a Inputs, task: &'a Task) -> Self {
         let AttentionShape { nope, rope, value, .. } = inputs.shape;
         let (steps, value_padded) = (blocks.steps(nope) + blocks.steps(rope), blocks.padded(value));
-        Self { blocks, inputs, task, tiles: blocks.tiles(task.count), steps, value_padded }
+        Self { blocks, inputs, task, tiles: blocks.tiles(task.count), steps, value_padded, is_few: task.count <= FEW }
     }
 
-    /// Writes outputs and logarithms of the denominators; returns the largest scaled score. Probabilities become
-    /// operands of products as `P`.
-    fn run<P: Real>(&self, out: &Columns, log_sums: &Columns) -> f32 {
-        let Self { blocks, inputs, task, tiles, steps, value_padded } = *self;
-        let (segment, value, tile_rows) = (task.segment, inputs.shape.value, blocks.tile_rows());
-        let words = [
-            blocks.left_words(steps) * tiles.count(),
-            blocks.right_words(KEYS, steps),
-            blocks.right_words(value, blocks.steps(KEYS)),
-        ];
-        let floats = [tile_rows * KEYS, task.count * value_padded];
+    /// Writes outputs and logarithms of the denominators; returns each head's largest scaled score. Probabilities
+    /// become operands of products as `P`.
+    fn run<P: Real>(&self, out: &Columns, log_sums: &Columns) -> Vec<f32> {
+        let Self { blocks, task, tiles, steps, .. } = *self;
+        let (tile_rows, heads, p_stride) = (blocks.tile_rows(), task.heads.len(), blocks.along_stride::<P>());
+        let (q_each, sums_each) = (blocks.left_words(steps) * tiles.count(), task.count * self.value_padded);
+        let value_words = blocks.right_words(self.inputs.shape.value, blocks.steps(KEYS));
+        let words = [heads * q_each, blocks.right_words(KEYS, steps), value_words];
+        let floats = [heads * sums_each, tile_rows * KEYS];
         let (mut words_memory, mut floats_memory) = (Scratch::new(&words), Scratch::new(&floats));
-        let p_stride = blocks.along_stride::<P>();
         let mut p_memory = Scratch::new(&[tile_rows * p_stride]);
-        let [q_words, k_words, v_words] = words_memory.split::<u32, 3>(words);
-        let [scores, sums] = floats_memory.split::<f32, 2>(floats);
+        let [q, k, v] = words_memory.split::<u32, 3>(words);
+        let [sums, scores] = floats_memory.split::<f32, 2>(floats);
         let [p] = p_memory.split::<P, 1>([tile_rows * p_stride]);
-        let mut running = Running { max: vec![f32::NEG_INFINITY; task.count], sum: vec![0.0; task.count] };
+        let mut memory = Memory { k, v, scores, p, p_stride };
+        let mut heads: Vec<_> = task
+            .heads
+            .clone()
+            .zip(q.chunks_mut(q_each))
+            .zip(sums.chunks_mut(sums_each))
+            .map(|((number, q), sums)| {
+                self.pack_queries(number, q);
+                Head { number, q, sums, max: vec![f32::NEG_INFINITY; task.count], sum: vec![0.0; task.count] }
+            })
+            .collect();
+        for start in (0..task.visible(task.count - 1)).step_by(KEYS) {
+            heads.iter_mut().for_each(|head| self.block(start, head, &mut memory));
+        }
+        heads.iter_mut().for_each(|head| self.finish(head, out, log_sums));
+        heads.iter().map(|head| head.max.iter().copied().fold(f32::NEG_INFINITY, f32::max)).collect()
+    }
 
-        self.pack_queries(q_words);
-        let is_few = task.count <= FEW;
-        let last = task.visible(task.count - 1);
-        for start in (0..last).step_by(KEYS) {
-            let keys = KEYS.min(segment.key_len - start);
-            self.pack_keys(start, keys, k_words);
-            if !is_few {
-                let values = inputs.values(task.head, segment.key_start + start, Order::BySteps);
-                blocks.pack_right(values, value, keys, Steps::all(blocks.steps(keys)), v_words);
+    /// Takes the queries of a head through the block of keys from `start` on.
+    fn block<P: Real>(&self, start: usize, head: &mut Head, memory: &mut Memory<P>) {
+        let Self { blocks, inputs, task, tiles, steps, value_padded, .. } = *self;
+        let (first, scale) = (task.segment.key_start + start, inputs.shape.scale as f32);
+        let keys = KEYS.min(task.segment.key_len - start);
+        self.pack_keys(head.number, first, keys, memory);
+        inputs.prefetch(head.number, first + keys..first + (task.segment.key_len - start).min(2 * KEYS));
+        for tile in 0..tiles.count() {
+            let rows = tiles.tile(tile);
+            // Keys of this block that the tile's last query sees.
+            let seen = task.visible(rows.end - 1).saturating_sub(start).min(KEYS);
+            if seen == 0 {
+                continue;
             }
-            let next = segment.key_start + (start + KEYS).min(last)..segment.key_start + (start + 2 * KEYS).min(last);
-            inputs.prefetch(task.head, next);
-            for tile in 0..tiles.count() {
-                let rows = tiles.tile(tile);
-                // Keys of this block that the tile's last query sees.
-                let seen = task.visible(rows.end - 1).saturating_sub(start).min(KEYS);
-                if seen == 0 {
-                    continue;
-                }
-                let q = (&q_words[tile * blocks.left_words(steps)..], rows.len());
-                blocks.multiply(q, (k_words, steps), (seen, steps), (scores, KEYS), false);
-                let sums = &mut sums[rows.start * value_padded..rows.end * value_padded];
-                let seen_first = task.visible(rows.start) as isize - start as isize;
-                let (max, sum) = (&mut running.max[rows.clone()], &mut running.sum[rows.clone()]);
-                soften(blocks.isa, scores, seen_first, inputs.shape.scale as f32, max, sum, sums, (p, p_stride));
-                if is_few {
-                    self.add_few(start, seen, (p, p_stride), sums);
-                    continue;
-                }
-                let (v, extent) = ((&*v_words, blocks.steps(keys)), (value, blocks.steps(seen)));
-                blocks.multiply_along((p, rows.len()), v, extent, (sums, value_padded), start > 0);
+            let q = (&head.q[tile * blocks.left_words(steps)..], rows.len());
+            blocks.multiply(q, (memory.k, steps), (seen, steps), (memory.scores, KEYS), false);
+            let sums = &mut head.sums[rows.start * value_padded..rows.end * value_padded];
+            let seen_first = task.visible(rows.start) as isize - start as isize;
+            let (max, sum) = (&mut head.max[rows.clone()], &mut head.sum[rows.clone()]);
+            let p = (&mut *memory.p, memory.p_stride);
+            soften(blocks.isa, memory.scores, seen_first, scale, max, sum, sums, p);
+            if self.is_few {
+                let values = inputs.values(head.number, first, Order::BySteps);
+                self.add_few(values, (&memory.p[..], memory.p_stride), seen, sums, start > 0);
+            } else {
+                let (v, extent) = ((&*memory.v, blocks.steps(keys)), (inputs.shape.value, blocks.steps(seen)));
+                blocks.multiply_along((memory.p, rows.len()), v, extent, (sums, value_padded), start > 0);
             }
         }
-        self.finish(&running, sums, out, log_sums)
     }
 
-    fn pack_queries(&self, to: &mut [u32]) {
+    fn pack_queries(&self, head: usize, to: &mut [u32]) {
         let first = self.task.segment.query_start + self.task.first;
         let mut at = 0;
-        for (operand, width) in self.inputs.queries(self.task.head, first, Order::ByLines) {
+        for (operand, width) in self.inputs.queries(head, first, Order::ByLines) {
             self.blocks.pack_left(operand, self.tiles, width, Steps { at, all: self.steps }, to);
             at += self.blocks.steps(width);
         }
     }
 
-    /// Packs `count` keys from the segment's key `start` on.
-    fn pack_keys(&self, start: usize, count: usize, k_words: &mut [u32]) {
-        let (blocks, first) = (self.blocks, self.task.segment.key_start + start);
-        let mut at = 0;
-        for (operand, width) in self.inputs.keys(self.task.head, first, Order::ByLines) {
-            blocks.pack_right(operand, count, width, Steps { at, all: self.steps }, k_words);
+    /// Packs `count` keys from row `first` on, and their values unless these are read where they lie.
+    fn pack_keys<P>(&self, head: usize, first: usize, count: usize, to: &mut Memory<P>) {
+        let (blocks, mut at) = (self.blocks, 0);
+        for (operand, width) in self.inputs.keys(head, first, Order::ByLines) {
+            blocks.pack_right(operand, count, width, Steps { at, all: self.steps }, to.k);
             at += blocks.steps(width);
         }
+        if !self.is_few {
+            let values = self.inputs.values(head, first, Order::BySteps);
+            blocks.pack_right(values, self.inputs.shape.value, count, Steps::all(blocks.steps(count)), to.v);
+        }
     }
 
-    /// Adds the values of the block at `start` for the few queries of this task, of which the last sees `seen`.
-    fn add_few<P: Real>(&self, start: usize, seen: usize, (p, p_stride): (&[P], usize), sums: &mut [f32]) {
-        let (task, inputs) = (self.task, self.inputs);
-        let values = inputs.values(task.head, task.segment.key_start + start, Order::BySteps);
-        for (p, sums) in p.chunks(p_stride).zip(sums.chunks_exact_mut(self.value_padded)) {
-            if start == 0 {
+    /// Adds a block's values for the few queries of this task, of which the last sees `seen`.
+    fn add_few<P: Real>(&self, values: Operand, p: (&[P], usize), seen: usize, sums: &mut [f32], load: bool) {
+        for (p, sums) in p.0.chunks(p.1).zip(sums.chunks_exact_mut(self.value_padded)) {
+            if !load {
                 sums.fill(0.0);
             }
-            add_values(self.blocks.isa, &p[..seen], values, inputs.shape.value, sums);
+            add_values(self.blocks.isa, &p[..seen], values, self.inputs.shape.value, sums);
         }
     }
 
-    fn finish(&self, running: &Running, sums: &mut [f32], out: &Columns, log_sums: &Columns) -> f32 {
-        let (isa, task, value) = (self.blocks.isa, self.task, self.inputs.shape.value);
-        for (i, sums) in sums.chunks_exact_mut(self.value_padded).enumerate() {
-            let row = task.segment.query_start + task.first + i;
+    fn finish(&self, head: &mut Head, out: &Columns, log_sums: &Columns) {
+        let (isa, value) = (self.blocks.isa, self.inputs.shape.value);
+        for (i, sums) in head.sums.chunks_exact_mut(self.value_padded).enumerate() {
+            let row = self.task.segment.query_start + self.task.first + i;
             let sums = &mut sums[..value];
-            scale_row(isa, sums, 1.0 / running.sum[i]);
-            // SAFETY: the caller's tensors, in which this task's queries and head are its own.
+            scale_row(isa, sums, 1.0 / head.sum[i]);
+            let log_sum = log_of(isa, head.max[i], head.sum[i]);
+            // SAFETY: the caller's tensors, in which this task's queries and heads are its own.
             unsafe {
-                out.write(isa, row, task.head * value, sums);
-                log_sums.write(isa, row, task.head, &[running.max[i] + log(running.sum[i])]);
+                out.write(isa, row, head.number * value, sums);
+                log_sums.write(isa, row, head.number, &[log_sum]);
             }
         }
-        running.max.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+multiversion! {
+    fn log_of(max: f32, sum: f32) -> f32 {
+        max + log(sum)
     }
 }
 
 multiversion! {
     fn scale_row(sums: &mut [f32], inverse: f32) {
         // Whether masked keys follow may change the sign of a zero; adding zero makes it positive.
-        sums.iter_mut().for_each(|x| *x = x.mul_add(inverse, 0.0));
+        for x in sums {
+            *x = x.mul_add(inverse, 0.0);
+        }
     }
 }
 
@@ -242,7 +290,9 @@ multiversion! {
                 let shrink = exp_nonpositive(*max - new_max);
                 *sum *= shrink;
                 if *max != f32::NEG_INFINITY {
-                    sums[i * width..][..width].iter_mut().for_each(|x| *x *= shrink);
+                    for x in &mut sums[i * width..][..width] {
+                        *x *= shrink;
+                    }
                 }
                 *max = new_max;
             }

@@ -291,7 +291,9 @@ impl Blocks {
 
 multiversion! {
     fn round(x: &[f32], out: &mut [Bf16]) {
-        out.iter_mut().zip(x).for_each(|(out, x)| *out = Bf16::from_f32(*x));
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = Bf16::from_f32(*x);
+        }
     }
 }
 

@@ -37,7 +37,9 @@ multiversion! {
         }
         for (i, p) in rest.iter().enumerate() {
             let row = &x[(4 * fours.len() + i) * stride..][..sums.len()];
-            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum = p.mul_add(x.get(), *sum));
+            for (sum, x) in sums.iter_mut().zip(row) {
+                *sum = p.mul_add(x.get(), *sum);
+            }
         }
     }
 }

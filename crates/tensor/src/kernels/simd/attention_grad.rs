@@ -89,7 +89,9 @@ fn deltas(isa: Isa, out: &Tensor, dout: &Tensor, shape: &AttentionShape) -> Tens
 
 multiversion! {
     fn add(sum: &mut [f32], x: &[f32]) {
-        sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+        for (sum, x) in sum.iter_mut().zip(x) {
+            *sum += x;
+        }
     }
 }
 

@@ -25,7 +25,9 @@ multiversion! {
 
 multiversion! {
     fn scale<A: Real>(x: &mut [A], factor: f32) {
-        x.iter_mut().for_each(|x| *x = A::put(x.get() * factor));
+        for x in x {
+            *x = A::put(x.get() * factor);
+        }
     }
 }
 
@@ -41,16 +43,33 @@ multiversion! {
 }
 
 multiversion! {
-    /// Sum of x or of x² in 16 f64 lanes.
+    /// Sum of x or of x² in 32 f64 lanes.
     fn block_sum<A: Real>(x: &[A], squared: bool) -> f64 {
-        let mut lanes = [0.0f64; 16];
-        for block in x.chunks(16) {
-            for (lane, x) in lanes.iter_mut().zip(block) {
-                let x = f64::from(x.get());
-                *lane += if squared { x * x } else { x };
+        let mut lanes = [0.0f64; 32];
+        let (blocks, rest) = x.as_chunks::<32>();
+        if squared {
+            for block in blocks {
+                for i in 0..32 {
+                    let x = f64::from(block[i].get());
+                    lanes[i] = x.mul_add(x, lanes[i]);
+                }
+            }
+        } else {
+            for block in blocks {
+                for i in 0..32 {
+                    lanes[i] += f64::from(block[i].get());
+                }
             }
         }
-        lanes.iter().sum()
+        let mut sum = 0.0;
+        for lane in lanes {
+            sum += lane;
+        }
+        for x in rest {
+            let x = f64::from(x.get());
+            sum += if squared { x * x } else { x };
+        }
+        sum
     }
 }
 

@@ -1,5 +1,6 @@
 //! FP8 E4M3 storage in tiles of 1x128: the conversions of [`crate::dtype`] without branches, bit for bit.
 
+use super::fold::{fold_max, larger};
 use super::isa::multiversion;
 use super::lanes::{Real, real};
 use super::parallel::{empty, for_each_item, rows_per_task};
@@ -38,16 +39,15 @@ fn decode(code: u8) -> f32 {
 multiversion! {
     fn encode_row<A: Real>(x: &[A], codes: &mut [u8], scales: &mut [f32]) {
         for ((x, codes), scale) in x.chunks(TILE).zip(codes.chunks_mut(TILE)).zip(scales) {
-            let mut lanes = [1e-4f32; 16];
-            for x in x.chunks(16) {
-                for (lane, x) in lanes.iter_mut().zip(x) {
-                    let magnitude = x.get().abs();
-                    *lane = if magnitude > *lane { magnitude } else { *lane };
-                }
+            let mut magnitudes = [1e-4f32; TILE];
+            for (magnitude, x) in magnitudes.iter_mut().zip(x) {
+                *magnitude = larger(x.get().abs(), 1e-4);
             }
-            *scale = lanes.iter().fold(1e-4f32, |max, x| max.max(*x)) / E4M3_MAX;
+            *scale = fold_max::<{ TILE / 4 }>(magnitudes.as_chunks().0.try_into().expect("whole quads")) / E4M3_MAX;
             let scale = *scale;
-            codes.iter_mut().zip(x).for_each(|(code, x)| *code = encode(x.get() / scale));
+            for (code, x) in codes.iter_mut().zip(x) {
+                *code = encode(x.get() / scale);
+            }
         }
     }
 }
@@ -55,7 +55,9 @@ multiversion! {
 multiversion! {
     fn decode_row<O: Real>(codes: &[u8], scales: &[f32], out: &mut [O]) {
         for ((out, codes), scale) in out.chunks_mut(TILE).zip(codes.chunks(TILE)).zip(scales) {
-            out.iter_mut().zip(codes).for_each(|(out, code)| *out = O::put(decode(*code) * scale));
+            for (out, code) in out.iter_mut().zip(codes) {
+                *out = O::put(decode(*code) * scale);
+            }
         }
     }
 }

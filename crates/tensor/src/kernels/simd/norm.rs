@@ -55,7 +55,9 @@ multiversion! {
     fn add_rows(rows: &[f32], width: usize, start: usize, sum: &mut [f32]) {
         sum.fill(0.0);
         for row in rows.chunks_exact(width) {
-            sum.iter_mut().zip(&row[start..]).for_each(|(sum, x)| *sum += x);
+            for (sum, x) in sum.iter_mut().zip(&row[start..]) {
+                *sum += x;
+            }
         }
     }
 }

@@ -12,12 +12,20 @@ use crate::tensor::Tensor;
 multiversion! {
     fn score(logits: &[f32], scoring: Scoring, scores: &mut [f32]) {
         match scoring {
-            Scoring::Sigmoid => scores.iter_mut().zip(logits).for_each(|(s, x)| *s = sigmoid(*x)),
+            Scoring::Sigmoid => {
+                for (s, x) in scores.iter_mut().zip(logits) {
+                    *s = sigmoid(*x);
+                }
+            }
             Scoring::Softmax => {
                 let max = max(logits);
-                scores.iter_mut().zip(logits).for_each(|(s, x)| *s = exp_nonpositive(*x - max));
+                for (s, x) in scores.iter_mut().zip(logits) {
+                    *s = exp_nonpositive(*x - max);
+                }
                 let sum = sum(scores);
-                scores.iter_mut().for_each(|s| *s /= sum);
+                for s in scores {
+                    *s /= sum;
+                }
             }
         }
     }
@@ -37,8 +45,24 @@ multiversion! {
 }
 
 multiversion! {
-    fn add_scaled<A: Real>(sum: &mut [f32], x: &[A], factor: f32) {
-        sum.iter_mut().zip(x).for_each(|(sum, x)| *sum = x.get().mul_add(factor, *sum));
+    /// Writes the sum of `width` columns of rows times their weights, in the rows' order.
+    fn add_weighted<A: Real>(x: &[A], rows: &[u32], weights: &[f32], sum: &mut [f32]) {
+        let width = sum.len();
+        sum.fill(0.0);
+        let ((fours, rest), (four_weights, rest_weights)) = (rows.as_chunks::<4>(), weights.as_chunks::<4>());
+        for (rows, w) in fours.iter().zip(four_weights) {
+            let [a, b, c, d] = rows.map(|row| &x[row as usize * width..][..width]);
+            for i in 0..width {
+                let two = b[i].get().mul_add(w[1], a[i].get().mul_add(w[0], sum[i]));
+                sum[i] = d[i].get().mul_add(w[3], c[i].get().mul_add(w[2], two));
+            }
+        }
+        for (row, w) in rest.iter().zip(rest_weights) {
+            let row = &x[*row as usize * width..][..width];
+            for i in 0..width {
+                sum[i] = row[i].get().mul_add(*w, sum[i]);
+            }
+        }
     }
 }
 
@@ -48,7 +72,9 @@ multiversion! {
         let sum = sum(s);
         let mean = dot(s, frequency) / sum;
         let factor = alpha / sum;
-        ds.iter_mut().zip(frequency).for_each(|(d, f)| *d = (f - mean).mul_add(factor, *d));
+        for (d, f) in ds.iter_mut().zip(frequency) {
+            *d = (f - mean).mul_add(factor, *d);
+        }
     }
 }
 
@@ -62,64 +88,78 @@ multiversion! {
 }
 
 /// An integer in the order of `f32::total_cmp`.
+#[inline(always)]
 fn order(x: f32) -> i32 {
     let bits = x.to_bits() as i32;
     bits ^ ((bits >> 31) as u32 >> 1) as i32
 }
 
+multiversion! {
+    /// Keys that order values, and equal ones by their place, the lower first.
+    fn keys_of(values: &[f32], keys: &mut [i64]) {
+        for (place, (key, value)) in keys.iter_mut().zip(values).enumerate() {
+            *key = i64::from(order(*value)) << 32 | i64::from(!(place as u32));
+        }
+    }
+}
+
+multiversion! {
+    /// The places of the largest keys, largest first.
+    fn largest(keys: &[i64], chosen: &mut [u32]) {
+        let mut last = i64::MAX;
+        for chosen in chosen {
+            // Looking for the largest below the last one needs no marks, for whose writing the reads would wait.
+            let mut largest = i64::MIN;
+            for key in keys {
+                largest = largest.max(if *key < last { *key } else { i64::MIN });
+            }
+            last = largest;
+            *chosen = !(largest as u32);
+        }
+    }
+}
+
 /// Chooses experts for one row after the other; holds the scratch that takes.
 struct Chooser<'a> {
+    isa: Isa,
     shape: &'a RouterShape,
-    /// The best so far, best first, as (order, number).
-    best: Vec<(i32, u32)>,
-    allowed: Vec<bool>,
+    keys: Vec<i64>,
     group_scores: Vec<f32>,
+    group_keys: Vec<i64>,
 }
 
 impl<'a> Chooser<'a> {
-    fn new(shape: &'a RouterShape) -> Self {
-        Self { shape, best: Vec::new(), allowed: vec![true; shape.groups], group_scores: Vec::new() }
+    fn new(isa: Isa, shape: &'a RouterShape) -> Self {
+        let RouterShape { experts, groups, .. } = *shape;
+        Self { isa, shape, keys: vec![0; experts], group_scores: vec![0.0; groups], group_keys: vec![0; groups] }
     }
 
-    /// Leaves in `best` the `count` largest of the allowed values, largest first, ties to the lower number.
-    fn top(&mut self, values: &[f32], count: usize, group_size: usize) {
-        self.best.clear();
-        for (group, values) in values.chunks(group_size).enumerate().filter(|(group, _)| self.allowed[*group]) {
-            for (i, value) in values.iter().enumerate() {
-                let key = order(*value);
-                if self.best.len() == count && self.best.last().is_none_or(|&(worst, _)| key <= worst) {
-                    continue;
-                }
-                self.best.truncate(count - 1);
-                let place = self.best.partition_point(|&(other, _)| other >= key);
-                self.best.insert(place, (key, (group * group_size + i) as u32));
+    /// Writes the experts with the highest biased scores among the best groups, best first.
+    fn choose(&mut self, biased: &[f32], chosen: &mut [u32]) {
+        keys_of(self.isa, biased, &mut self.keys);
+        if self.shape.top_groups < self.shape.groups {
+            self.exclude_groups(biased);
+        }
+        largest(self.isa, &self.keys, chosen);
+    }
+
+    /// A group is judged by the sum of its best scores; experts of all but the best groups drop out.
+    fn exclude_groups(&mut self, biased: &[f32]) {
+        let RouterShape { experts, groups, top_groups, group_best, .. } = *self.shape;
+        let size = experts / groups;
+        let mut best = vec![0; group_best.min(size).max(top_groups)];
+        for (keys, score) in self.keys.chunks_exact(size).zip(&mut self.group_scores) {
+            let best = &mut best[..group_best.min(size)];
+            largest(self.isa, keys, best);
+            *score = best.iter().map(|&e| biased[e as usize]).sum();
+        }
+        keys_of(self.isa, &self.group_scores, &mut self.group_keys);
+        largest(self.isa, &self.group_keys, &mut best[..top_groups]);
+        for (group, keys) in self.keys.chunks_exact_mut(size).enumerate() {
+            if !best[..top_groups].contains(&(group as u32)) {
+                keys.fill(i64::MIN);
             }
         }
-    }
-
-    fn choose(&mut self, biased: &[f32]) -> &[(i32, u32)] {
-        let RouterShape { experts, groups, top_groups, group_best, top_k, .. } = *self.shape;
-        let size = experts / groups;
-        if top_groups < groups {
-            self.allow_best_groups(biased, size, group_best.min(size), top_groups);
-        }
-        self.top(biased, top_k, size);
-        &self.best
-    }
-
-    fn allow_best_groups(&mut self, biased: &[f32], size: usize, group_best: usize, top_groups: usize) {
-        self.allowed.fill(true);
-        self.group_scores.clear();
-        for group in biased.chunks(size) {
-            self.top(group, group_best, size);
-            let score = self.best.iter().map(|&(_, e)| group[e as usize]).sum();
-            self.group_scores.push(score);
-        }
-        let scores = std::mem::take(&mut self.group_scores);
-        self.top(&scores, top_groups, 1);
-        self.group_scores = scores;
-        self.allowed.fill(false);
-        self.best.iter().for_each(|&(_, group)| self.allowed[group as usize] = true);
     }
 }
 
@@ -141,14 +181,13 @@ pub fn route(isa: Isa, logits_TE: &Tensor, bias_E: &Tensor, shape: &RouterShape)
     let scores = routes.scores_TE.host_mut::<f32>().chunks_mut(task_rows * experts);
     let outputs = chosen.zip(weights).zip(scores);
     for_each_item(logits.chunks(task_rows * experts).zip(outputs), |_, (logits, ((chosen, weights), scores))| {
-        let (mut chooser, mut biased) = (Chooser::new(shape), vec![0.0; experts]);
+        let (mut chooser, mut biased) = (Chooser::new(isa, shape), vec![0.0; experts]);
         let outputs = chosen.chunks_exact_mut(top_k).zip(weights.chunks_exact_mut(top_k));
         let rows = logits.chunks_exact(experts).zip(scores.chunks_exact_mut(experts)).zip(outputs);
         for ((logits, scores), (chosen, weights)) in rows {
             score(isa, logits, shape.scoring, scores);
             biased.iter_mut().zip(scores.iter().zip(bias)).for_each(|(b, (s, bias))| *b = s + bias);
-            let best = chooser.choose(&biased);
-            chosen.iter_mut().zip(best).for_each(|(chosen, &(_, e))| *chosen = e);
+            chooser.choose(&biased, chosen);
             weigh(scores, chosen, shape, weights);
         }
     });
@@ -284,18 +323,15 @@ pub fn combine(isa: Isa, rows_SD: &Tensor, dispatch: &Dispatch, weights_TK: Opti
     if out.is_empty() {
         return out;
     }
-    let (rows, weights) = (dispatch.row_TK.host::<u32>(), weights_TK.map(Tensor::host::<f32>));
+    let (rows, weights, ones) = (dispatch.row_TK.host::<u32>(), weights_TK.map(Tensor::host::<f32>), vec![1.0; top_k]);
     let task_rows = rows_per_task(width * top_k);
     real!(rows_SD.dtype(), A => {
         let x = rows_SD.host::<A>();
         for_each_item(out.host_mut::<f32>().chunks_mut(task_rows * width), |task, out| {
             for (i, out) in out.chunks_exact_mut(width).enumerate() {
-                let first = (task * task_rows + i) * top_k;
-                out.fill(0.0);
-                for choice in first..first + top_k {
-                    let row = &x[rows[choice] as usize * width..][..width];
-                    add_scaled(isa, out, row, weights.map_or(1.0, |weights| weights[choice]));
-                }
+                let choices = (task * task_rows + i) * top_k..(task * task_rows + i + 1) * top_k;
+                let weights = weights.map_or(&ones[..], |weights| &weights[choices.clone()]);
+                add_weighted(isa, x, &rows[choices], weights, out);
             }
         });
     });

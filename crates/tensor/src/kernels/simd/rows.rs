@@ -29,7 +29,9 @@ macro_rules! element {
 
 multiversion! {
     fn accumulate<A: Real>(sum: &mut [f32], x: &[A]) {
-        sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x.get());
+        for (sum, x) in sum.iter_mut().zip(x) {
+            *sum += x.get();
+        }
     }
 }
 
