@@ -50,8 +50,10 @@ thread_local! {
 
 /// Number of threads that a parallel loop uses: one per core unless [`set_threads`] said otherwise.
 pub fn threads() -> usize {
+    // The system looks into several files to answer; kernels ask thousands of times a second.
+    static CORES: OnceLock<usize> = OnceLock::new();
     match LIMIT.load(Relaxed) {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        0 => *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get())),
         limit => limit,
     }
 }
