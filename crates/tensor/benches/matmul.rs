@@ -192,6 +192,15 @@ impl Layer {
     }
 }
 
+/// Muon's five steps. FLOPs are those of the full products, so that exploited symmetry shows as speed.
+fn newton_schulz(device: Device, dtype: DType, [groups, n, k]: [usize; 3]) -> Case {
+    let (x, side, long) = (random(device, DType::F32, &[groups, n, k]), n.min(k) as f64, n.max(k) as f64);
+    let flops = 5.0 * groups as f64 * (4.0 * side * side * long + 2.0 * side * side * side);
+    let name = format!("{dtype:?} newton-schulz {groups}x{n}x{k}").to_lowercase();
+    let run = move || drop(device.kernels().newton_schulz(&x, &[[3.4445, -4.7750, 2.0315]; 5], dtype));
+    Case { name, dtype, flops, run: Box::new(run) }
+}
+
 fn cases(device: Device) -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in [DType::Bf16, DType::F32] {
@@ -208,6 +217,9 @@ fn cases(device: Device) -> Vec<Case> {
         }
         for rows in [1, 2, 7, 32, 512] {
             cases.push(layer(rows, 512, 1408, 1).forward());
+        }
+        for shape in [[1, 512, 1408], [1, 2048, 2048], [64, 192, 384]] {
+            cases.push(newton_schulz(device, dtype, shape));
         }
         let packed = layer(512, 1408, 512, 64);
         cases.extend([packed.pack(Form::Forward), packed.pack(Form::InputGrad)]);

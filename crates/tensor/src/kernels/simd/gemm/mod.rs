@@ -14,9 +14,9 @@ mod avx2;
 mod avx512;
 mod blocks;
 pub(super) mod micro;
-mod panels;
+pub(super) mod panels;
 mod portable;
-mod product;
+pub(super) mod product;
 mod scratch;
 pub(super) mod symmetric;
 mod transpose;
@@ -33,10 +33,16 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::kernels::reference::{group_ranges, matrices};
 use crate::kernels::{Form, Packed};
+use crate::pool;
 use crate::tensor::Tensor;
 
 /// Rows of a group that a weight gradient packs at once: this bounds the memory that it needs.
 const PACKED_ROWS: usize = 8192;
+
+/// From this number of groups on, a thread computes a group's weight gradient alone if the group is small.
+const GROUPS_MIN: usize = 32;
+/// Numbers of both operands in a small group, on average: packed, they fit a core's second cache.
+const GROUP_NUMBERS: usize = 1 << 18;
 
 /// Packs the matrices of `w_ENK` for products in `form` with operands in `dtype`.
 pub fn pack(isa: Isa, w_ENK: &Tensor, form: Form, dtype: DType) -> Packed {
@@ -114,24 +120,47 @@ pub fn weight_grad_with(
     assert_eq!(dy_SN.dtype(), x_SK.dtype(), "weight_grad: dtypes of dy and x");
     assert_eq!(into.dtype(), DType::F32, "weight_grad: gradients are f32");
     let target = elements(into);
-    let mut ranges = group_ranges(offsets, groups, rows);
+    let mut ranges: Vec<_> = group_ranges(offsets, groups, rows).into_iter().enumerate().collect();
+    let gradient = |ranges: &[(usize, (usize, usize))]| {
+        // SAFETY: groups are disjoint matrices of `into`, which is borrowed here alone.
+        unsafe { group_gradients(isa, micro, (dy_SN, n), (x_SK, k), ranges, target, accumulate) }
+    };
+    if groups < GROUPS_MIN || (n + k) * rows > groups * GROUP_NUMBERS {
+        return gradient(&ranges);
+    }
+    // Many small groups: what a group packs stays in the cache of the core that multiplies it. The largest go first.
+    ranges.sort_by_key(|(_, (first, last))| std::cmp::Reverse(last - first));
+    pool::for_each(groups, &|i| gradient(&ranges[i..i + 1]));
+}
+
+/// Weight gradients of some groups, given by their number and rows.
+unsafe fn group_gradients(
+    isa: Isa,
+    micro: &Micro,
+    (dy_SN, n): (&Tensor, usize),
+    (x_SK, k): (&Tensor, usize),
+    groups: &[(usize, (usize, usize))],
+    target: Elements,
+    accumulate: bool,
+) {
+    let mut ranges: Vec<_> = groups.iter().map(|group| group.1).collect();
     let mut add = if accumulate { Add::Result } else { Add::Nothing };
     loop {
         // Sums go on in f32 from one part of the rows to the next, which changes no bit.
         let part: Vec<_> = ranges.iter().map(|&(first, last)| (first, last.min(first + PACKED_ROWS))).collect();
         let left = Panels::left(isa, micro, &across(dy_SN, n, &part), n);
         let right = Panels::right(isa, micro, &across(x_SK, k, &part), k);
-        let product = |(e, &(first, last)): (usize, &(usize, usize))| Product {
-            left: Left::Packed(left.of(e)),
+        let product = |(i, &(first, last)): (usize, &(usize, usize))| Product {
+            left: Left::Packed(left.of(i)),
             rows: n,
             depth: last - first,
             columns: k,
-            panels: right.of(e),
-            out: Out { at: target.from(e * n * k), add },
+            panels: right.of(i),
+            out: Out { at: target.from(groups[i].0 * n * k), add },
             lower: false,
         };
         let products: Vec<_> = part.iter().enumerate().map(product).collect();
-        // SAFETY: groups are disjoint matrices of `into`, which is borrowed here alone.
+        // SAFETY: the caller's promise.
         unsafe { compute(isa, micro, &products) };
         ranges.iter_mut().zip(&part).for_each(|(range, done)| range.0 = done.1);
         if ranges.iter().all(|(first, last)| first == last) {

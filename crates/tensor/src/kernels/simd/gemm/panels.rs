@@ -16,6 +16,9 @@ use crate::storage::Buffer;
 /// Words that a task packs at least.
 const GRAIN: usize = 32 << 10;
 
+/// Words of a buffer whose place in the cache matters more than a little unused memory.
+const SMALL: usize = 1 << 18;
+
 /// A matrix to be packed.
 pub struct Matrix<'a> {
     /// Where the numbers are.
@@ -80,7 +83,9 @@ impl Panels {
             starts.push(starts[starts.len() - 1] + size * parts);
         }
         let total = starts[matrices.len()];
-        let mut buffer = Buffer::recycled(total * size_of::<u32>());
+        // In powers of two, so that a small group finds the memory that the last one has left in the cache.
+        let capacity = if total <= SMALL { total.next_power_of_two() } else { total };
+        let mut buffer = Buffer::recycled(capacity * size_of::<u32>());
         let target = Words(buffer.slice_mut::<u32>().as_mut_ptr());
         // Tasks take a few parts of one matrix: rows of memory across them are then read in long pieces.
         let grain = (GRAIN * parts * matrices.len()).div_ceil(total.max(1)).clamp(1, parts.max(1));
@@ -179,7 +184,10 @@ unsafe fn pack_left(
 }
 
 /// Packs one tile of rows, which lie across memory, along memory: squares of words are transposed.
-unsafe fn pack_turned(isa: Isa, matrix: &Matrix, steps: usize, rows: Range<usize>, to: *mut u32) {
+///
+/// # Safety
+/// `to` holds the rows in whole sixteens, [`packed_row_words`] apart, and nobody else uses them.
+pub unsafe fn pack_turned(isa: Isa, matrix: &Matrix, steps: usize, rows: Range<usize>, to: *mut u32) {
     let stride = packed_row_words(steps);
     for (i, first) in rows.clone().step_by(LINES).enumerate() {
         for step in (0..steps).step_by(LINES) {

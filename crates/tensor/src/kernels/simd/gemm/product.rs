@@ -19,11 +19,13 @@ use crate::kernels::simd::lanes::Real;
 use crate::pool;
 
 /// The largest tile of any micro-kernel, in elements.
-const TILE: usize = 32 * TILE_COLUMNS;
+const TILE: usize = TILE_ROWS * TILE_COLUMNS;
+/// Its rows.
+const TILE_ROWS: usize = 32;
 /// Its columns.
 const TILE_COLUMNS: usize = 32;
 
-/// The elements of a result (or of a matrix that is added to it); rows lie `columns` elements apart.
+/// The elements of a result; rows lie `columns` elements apart.
 #[derive(Clone, Copy)]
 pub enum Elements {
     /// Single precision.
@@ -31,6 +33,9 @@ pub enum Elements {
     /// Half the width.
     Bf16(*mut Bf16),
 }
+
+// SAFETY: only unsafe code follows the pointers; it promises that tasks write disjoint parts.
+unsafe impl Sync for Elements {}
 
 impl Elements {
     /// From element `offset` on.
@@ -44,32 +49,30 @@ impl Elements {
 
 /// Where a product goes, and what becomes of its sums before they are rounded, once, at the end.
 #[derive(Clone, Copy)]
-pub struct Out {
+pub struct Out<'a> {
     /// First element.
     pub at: Elements,
     /// What is added.
-    pub add: Add,
+    pub add: Add<'a>,
 }
 
 /// What is added to a product's sums.
 #[derive(Clone, Copy)]
-pub enum Add {
+pub enum Add<'a> {
     /// Nothing.
     Nothing,
     /// The sums start from what the (f32) result holds.
     Result,
-    /// The result is `base_factor * base + factor * sum`.
+    /// The result is `factors.0 * base + factors.1 * sum`.
     Blend {
         /// A matrix of the result's shape and type.
-        base: Elements,
-        /// Its factor.
-        base_factor: f32,
-        /// The factor of the sums.
-        factor: f32,
+        base: Numbers<'a>,
+        /// The factors.
+        factors: (f32, f32),
     },
 }
 
-impl Out {
+impl Out<'_> {
     /// Whether sums are kept in the result itself until they are complete.
     pub fn holds_sums(&self) -> bool {
         matches!((self.at, self.add), (Elements::F32(_), Add::Nothing | Add::Result))
@@ -98,17 +101,15 @@ pub struct Product<'a> {
     /// The right operand: panels of `steps(depth) * width` words.
     pub panels: &'a [u32],
     /// The result.
-    pub out: Out,
+    pub out: Out<'a>,
     /// Whether only the lower triangle is wanted, diagonal included: what lies above may or may not be computed.
     pub lower: bool,
 }
-// SAFETY: `out` points to memory that only this product's tasks touch, and they touch disjoint parts.
-unsafe impl Sync for Product<'_> {}
 
 /// Computes all products on all threads.
 ///
 /// # Safety
-/// Every `out` is valid for `rows * columns` elements that overlap with nothing else but, exactly, with their base.
+/// Every `out` is valid for `rows * columns` elements that overlap with nothing else.
 pub unsafe fn compute(isa: Isa, micro: &Micro, products: &[Product]) {
     let blocks = cut(micro, products);
     pool::for_each(blocks.len(), &|i| {
@@ -267,29 +268,28 @@ impl Work<'_> {
         if !tile.last_slice {
             return;
         }
-        let (isa, stride, columns) = (self.isa, self.product.columns, tile.columns.len());
-        for (i, row) in tile.rows.clone().enumerate() {
-            let at = row * stride + tile.columns.start;
-            // SAFETY: the caller's promises; the base is read before the same elements are written.
-            unsafe {
-                let sums = std::slice::from_raw_parts(sums.add(i * self.micro.width), columns);
-                match (self.product.out.at, self.product.out.add) {
-                    (Elements::Bf16(to), Add::Nothing) => {
-                        round(isa, sums, std::slice::from_raw_parts_mut(to.add(at), columns));
+        let (isa, stride, width) = (self.isa, self.product.columns, self.micro.width);
+        let (start, columns) = (tile.rows.start * stride + tile.columns.start, tile.columns.len());
+        // SAFETY: the caller's promises; a tile's rows and columns lie inside the result, and are this thread's.
+        unsafe {
+            let sums = std::slice::from_raw_parts(sums, tile.rows.len() * width);
+            match self.product.out.at {
+                Elements::Bf16(at) => {
+                    let mut to = rows_of(at.add(start), stride, tile.rows.len(), columns);
+                    let to = &mut to[..tile.rows.len()];
+                    match self.product.out.add {
+                        Add::Blend { base: Numbers::Bf16(base), factors } => {
+                            blend(isa, sums, width, factors, &base[start..], stride, to);
+                        }
+                        _ => round(isa, sums, width, to),
                     }
-                    (Elements::Bf16(to), Add::Blend { base: Elements::Bf16(base), base_factor, factor }) => {
-                        let mut last = [Bf16(0); TILE_COLUMNS];
-                        last[..columns].copy_from_slice(std::slice::from_raw_parts(base.add(at), columns));
-                        let to = std::slice::from_raw_parts_mut(to.add(at), columns);
-                        blend(isa, base_factor, &last[..columns], factor, sums, to);
-                    }
-                    (Elements::F32(to), Add::Blend { base: Elements::F32(base), base_factor, factor }) => {
-                        let mut last = [0.0; TILE_COLUMNS];
-                        last[..columns].copy_from_slice(std::slice::from_raw_parts(base.add(at), columns));
-                        let to = std::slice::from_raw_parts_mut(to.add(at), columns);
-                        blend(isa, base_factor, &last[..columns], factor, sums, to);
-                    }
-                    _ => unreachable!("a bf16 result holds no sums, and a base has the result's type"),
+                }
+                Elements::F32(at) => {
+                    let mut to = rows_of(at.add(start), stride, tile.rows.len(), columns);
+                    let Add::Blend { base: Numbers::F32(base), factors } = self.product.out.add else {
+                        unreachable!("an f32 result holds its sums, or has an f32 base");
+                    };
+                    blend(isa, sums, width, factors, &base[start..], stride, &mut to[..tile.rows.len()]);
                 }
             }
         }
@@ -343,17 +343,47 @@ unsafe fn copy(from: *const f32, from_stride: usize, to: *mut f32, to_stride: us
     }
 }
 
+/// The rows of a tile of the result.
+unsafe fn rows_of<'a, T>(at: *mut T, stride: usize, rows: usize, columns: usize) -> [&'a mut [T]; TILE_ROWS] {
+    let mut all: [&mut [T]; TILE_ROWS] = std::array::from_fn(|_| &mut [][..]);
+    for (row, slice) in all.iter_mut().enumerate().take(rows) {
+        // SAFETY: the caller's promise on the result; rows do not overlap.
+        *slice = unsafe { std::slice::from_raw_parts_mut(at.add(row * stride), columns) };
+    }
+    all
+}
+
 multiversion! {
-    fn round(from: &[f32], to: &mut [Bf16]) {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = Bf16::from_f32(*from));
+    /// Rounds a tile of sums.
+    fn round(sums: &[f32], width: usize, to: &mut [&mut [Bf16]]) {
+        for (sums, to) in sums.chunks(width).zip(to) {
+            if let (Some(sums), Some(to)) = (sums.first_chunk::<TILE_COLUMNS>(), to.first_chunk_mut::<TILE_COLUMNS>()) {
+                for i in 0..TILE_COLUMNS {
+                    to[i] = Bf16::from_f32(sums[i]);
+                }
+                continue;
+            }
+            for (to, sum) in to.iter_mut().zip(sums) {
+                *to = Bf16::from_f32(*sum);
+            }
+        }
     }
 }
 
 multiversion! {
-    /// `factor * base + sum_factor * sum`, rounded once.
-    fn blend<T: Real>(factor: f32, base: &[T], sum_factor: f32, sums: &[f32], to: &mut [T]) {
-        for ((to, base), sum) in to.iter_mut().zip(base).zip(sums) {
-            *to = T::put(factor.mul_add(base.get(), sum_factor * sum));
+    /// `factors.0 * base + factors.1 * sum` for a tile of sums, rounded once.
+    fn blend<T: Real>(
+        sums: &[f32],
+        width: usize,
+        factors: (f32, f32),
+        base: &[T],
+        stride: usize,
+        to: &mut [&mut [T]],
+    ) {
+        for ((sums, base), to) in sums.chunks(width).zip(base.chunks(stride)).zip(to) {
+            for ((to, base), sum) in to.iter_mut().zip(base).zip(sums) {
+                *to = T::put(factors.0.mul_add(base.get(), factors.1 * sum));
+            }
         }
     }
 }

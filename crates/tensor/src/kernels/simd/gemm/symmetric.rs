@@ -7,7 +7,7 @@
 use super::elements;
 use super::micro::Micro;
 use super::panels::{Matrix, Panels};
-use super::product::{Add, Elements, Left, Out, Product, compute};
+use super::product::{Add, Left, Out, Product, compute};
 use super::words::{Numbers, Operand, Order};
 use crate::kernels::simd::isa::Isa;
 use crate::kernels::simd::lanes::{Real, real};
@@ -56,17 +56,13 @@ pub fn product(isa: Isa, a_NM: &Tensor, b: &Tensor, b_lines: Order, blend: Blend
     unsafe { compute(isa, &micro, &[product]) };
 }
 
-fn out(blend: Blend, y: &mut Tensor) -> Out {
+fn out<'a>(blend: Blend<'a>, y: &mut Tensor) -> Out<'a> {
     let Some((base, [base_factor, factor])) = blend else {
         return Out { at: elements(y), add: Add::Nothing };
     };
     assert_eq!((base.shape(), base.dtype()), (y.shape(), y.dtype()), "blend: base and result differ");
-    let (base_factor, factor) = (base_factor as f32, factor as f32);
-    let base = match Numbers::of(base) {
-        Numbers::F32(base) => Elements::F32(base.as_ptr().cast_mut()),
-        Numbers::Bf16(base) => Elements::Bf16(base.as_ptr().cast_mut()),
-    };
-    Out { at: elements(y), add: Add::Blend { base, base_factor, factor } }
+    let factors = (base_factor as f32, factor as f32);
+    Out { at: elements(y), add: Add::Blend { base: Numbers::of(base), factors } }
 }
 
 /// A matrix whose squares are mirrored by different tasks.
