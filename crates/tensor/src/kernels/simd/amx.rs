@@ -297,7 +297,7 @@ fn is_right(run: super::gemm::micro::RunUnit) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::kernels::Form;
     use crate::kernels::simd::gemm;
@@ -349,7 +349,11 @@ mod tests {
         }
     }
 
-    unsafe fn software(
+    /// [`block`] on registers in memory, for machines without AMX.
+    ///
+    /// # Safety
+    /// As for [`block`].
+    pub unsafe fn software(
         rows: usize,
         steps: usize,
         a: (*const u32, usize),

@@ -54,6 +54,17 @@ pub fn attention(
     segments: &[Segment],
 ) -> AttentionOutput {
     let inputs = Inputs::new(isa, (q, kv, k_rope), shape);
+    attention_with(&Blocks::new(isa, inputs.q.dtype()), (q, kv), &inputs, segments)
+}
+
+/// Attention by way of some micro-kernel.
+pub fn attention_with(
+    blocks: &Blocks,
+    (q, kv): (&Tensor, &Tensor),
+    inputs: &Inputs,
+    segments: &[Segment],
+) -> AttentionOutput {
+    let (isa, shape) = (blocks.isa, inputs.shape);
     let (queries, heads) = (q.shape()[0], shape.heads);
     let mut output = AttentionOutput {
         out: empty(isa, q.dtype(), &[queries, heads * shape.value]),
@@ -65,12 +76,11 @@ pub fn attention(
         output.out = Tensor::zeros(output.out.device(), q.dtype(), output.out.shape());
         output.log_sum_exp_TH = Tensor::zeros(output.out.device(), DType::F32, &[queries, heads]);
     }
-    let blocks = Blocks::new(isa, inputs.q.dtype());
-    let tasks = tasks(&inputs, segments);
+    let tasks = tasks(inputs, segments);
     let mut largest = vec![Vec::new(); tasks.len()];
     let (out, log_sums) = (Columns::of(&mut output.out), Columns::of(&mut output.log_sum_exp_TH));
     for_each_item(tasks.iter().zip(&mut largest), |_, (task, largest)| {
-        let forward = Forward::new(&blocks, &inputs, task);
+        let forward = Forward::new(blocks, inputs, task);
         let run = if blocks.rounds_left() { Forward::run::<Bf16> } else { Forward::run::<f32> };
         *largest = run(&forward, &out, &log_sums);
     });
@@ -141,7 +151,8 @@ impl<'a> Forward<'a> {
     fn new(blocks: &'a Blocks, inputs: &'a Inputs, task: &'a Task) -> Self {
         let AttentionShape { nope, rope, value, .. } = inputs.shape;
         let (steps, value_padded) = (blocks.steps(nope) + blocks.steps(rope), blocks.padded(value));
-        Self { blocks, inputs, task, tiles: blocks.tiles(task.count), steps, value_padded, is_few: task.count <= FEW }
+        let is_few = task.count <= FEW && blocks.sums_in_chains();
+        Self { blocks, inputs, task, tiles: blocks.tiles(task.count), steps, value_padded, is_few }
     }
 
     /// Writes outputs and logarithms of the denominators; returns each head's largest scaled score. Probabilities
@@ -149,7 +160,8 @@ impl<'a> Forward<'a> {
     fn run<P: Real>(&self, out: &Columns, log_sums: &Columns) -> Vec<f32> {
         let Self { blocks, task, tiles, steps, .. } = *self;
         let (tile_rows, heads, p_stride) = (blocks.tile_rows(), task.heads.len(), blocks.along_stride::<P>());
-        let (q_each, sums_each) = (blocks.left_words(steps) * tiles.count(), task.count * self.value_padded);
+        let q_each = blocks.left_words(tiles, steps);
+        let sums_each = blocks.padded_rows(task.count) * self.value_padded;
         let value_words = blocks.right_words(self.inputs.shape.value, blocks.steps(KEYS));
         let words = [heads * q_each, blocks.right_words(KEYS, steps), value_words];
         let floats = [heads * sums_each, tile_rows * KEYS];
@@ -158,6 +170,9 @@ impl<'a> Forward<'a> {
         let [q, k, v] = words_memory.split::<u32, 3>(words);
         let [sums, scores] = floats_memory.split::<f32, 2>(floats);
         let [p] = p_memory.split::<P, 1>([tile_rows * p_stride]);
+        // Columns that do not exist are multiplied as well, and subnormal leftovers there slowly.
+        k.fill(0);
+        v.fill(0);
         let mut memory = Memory { k, v, scores, p, p_stride };
         let mut heads: Vec<_> = task
             .heads
@@ -190,15 +205,16 @@ impl<'a> Forward<'a> {
             if seen == 0 {
                 continue;
             }
-            let q = (&head.q[tile * blocks.left_words(steps)..], rows.len());
+            let q = (blocks.left_tile(head.q, tiles, tile, steps), rows.len());
             blocks.multiply(q, (memory.k, steps), (seen, steps), (memory.scores, KEYS), false);
-            let sums = &mut head.sums[rows.start * value_padded..rows.end * value_padded];
+            let sums = &mut head.sums[rows.start * value_padded..];
             let seen_first = task.visible(rows.start) as isize - start as isize;
             let (max, sum) = (&mut head.max[rows.clone()], &mut head.sum[rows.clone()]);
             let p = (&mut *memory.p, memory.p_stride);
-            soften(blocks.isa, memory.scores, seen_first, scale, max, sum, sums, p);
+            soften(blocks.isa, memory.scores, seen_first, scale, max, sum, &mut sums[..rows.len() * value_padded], p);
             if self.is_few {
                 let values = inputs.values(head.number, first, Order::BySteps);
+                let sums = &mut sums[..rows.len() * value_padded];
                 self.add_few(values, (&memory.p[..], memory.p_stride), seen, sums, start > 0);
             } else {
                 let (v, extent) = ((&*memory.v, blocks.steps(keys)), (inputs.shape.value, blocks.steps(seen)));
@@ -241,7 +257,7 @@ impl<'a> Forward<'a> {
 
     fn finish(&self, head: &mut Head, out: &Columns, log_sums: &Columns) {
         let (isa, value) = (self.blocks.isa, self.inputs.shape.value);
-        for (i, sums) in head.sums.chunks_exact_mut(self.value_padded).enumerate() {
+        for (i, sums) in head.sums.chunks_exact_mut(self.value_padded).take(self.task.count).enumerate() {
             let row = self.task.segment.query_start + self.task.first + i;
             let sums = &mut sums[..value];
             scale_row(isa, sums, 1.0 / head.sum[i]);

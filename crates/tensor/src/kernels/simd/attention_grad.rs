@@ -20,8 +20,8 @@ use crate::kernels::{AttentionOutput, AttentionShape, Segment};
 use crate::pool;
 use crate::tensor::Tensor;
 
-/// Row tiles in a block of queries.
-const QUERY_TILES: usize = 4;
+/// Rows in a block of queries, at most.
+const QUERY_ROWS: usize = 64;
 
 /// See [`crate::kernels::Kernels::attention_grad`].
 pub fn attention_grad(
@@ -33,6 +33,20 @@ pub fn attention_grad(
     segments: &[Segment],
 ) -> (Tensor, Tensor, Tensor) {
     let inputs = Inputs::new(isa, (q, kv, k_rope), shape);
+    let blocks = Blocks::new(isa, inputs.q.dtype());
+    attention_grad_with(blocks, (q, kv), inputs, output, dout, segments)
+}
+
+/// Gradients by way of some micro-kernel.
+fn attention_grad_with(
+    blocks: Blocks,
+    (q, kv): (&Tensor, &Tensor),
+    inputs: Inputs,
+    output: &AttentionOutput,
+    dout: &Tensor,
+    segments: &[Segment],
+) -> (Tensor, Tensor, Tensor) {
+    let (isa, shape) = (blocks.isa, &inputs.shape.clone());
     let (queries, keys) = (q.shape()[0], kv.shape()[0]);
     assert_eq!(output.out.shape(), [queries, shape.heads * shape.value], "attention_grad: shape of the output");
     assert_eq!(dout.shape(), output.out.shape(), "attention_grad: shape of the output's gradient");
@@ -46,7 +60,7 @@ pub fn attention_grad(
     let mut dk_rope_heads = new(all_keys, DType::F32, &[shape.heads * keys, shape.rope]);
     let delta_TH = deltas(isa, &output.out, dout, shape);
     let pass = Pass {
-        blocks: Blocks::new(isa, inputs.q.dtype()),
+        blocks,
         dout,
         log_sum_exp: output.log_sum_exp_TH.host(),
         delta: delta_TH.host(),
@@ -193,7 +207,7 @@ impl<'a> Head<'a> {
             value: shape.value,
             depth_steps: blocks.steps(shape.nope) + blocks.steps(shape.rope),
             value_steps: blocks.steps(shape.value),
-            block_rows: (blocks.tile_rows() * QUERY_TILES).next_multiple_of(2),
+            block_rows: QUERY_ROWS / blocks.tile_rows() * blocks.tile_rows(),
             log_sum_exp: statistic(pass.log_sum_exp),
             delta: statistic(pass.delta),
         }
@@ -213,10 +227,16 @@ impl<'a> Head<'a> {
             blocks.right_words(KEYS, self.depth_steps),
             blocks.right_words(KEYS, self.value_steps),
             blocks.right_words(shape.nope, key_steps) + blocks.right_words(shape.rope, key_steps),
-            blocks.left_words(row_steps) * blocks.tiles(KEYS).count(),
+            blocks.left_words(blocks.tiles(KEYS), row_steps),
         ];
         let (depth_padded, value_padded) = (blocks.padded(depth), blocks.padded(value));
-        let floats = [rows * KEYS, rows * KEYS, count * self.dq_stride(), KEYS * depth_padded, KEYS * value_padded];
+        let floats = [
+            rows * KEYS,
+            rows * KEYS,
+            blocks.padded_rows(count) * self.dq_stride(),
+            KEYS * depth_padded,
+            KEYS * value_padded,
+        ];
         let (mut words_memory, mut floats_memory) = (Scratch::new(&words), Scratch::new(&floats));
         let p_stride = blocks.along_stride::<P>();
         let mut p_memory = Scratch::new(&[rows * p_stride, rows * p_stride]);
@@ -224,6 +244,12 @@ impl<'a> Head<'a> {
             words_memory.split::<u32, 8>(words);
         let [scores, dp, dq, dk, dv] = floats_memory.split::<f32, 5>(floats);
         let [p, ds] = p_memory.split::<P, 2>([rows * p_stride; 2]);
+        // Columns that do not exist are multiplied as well, and subnormal leftovers there slowly.
+        [&mut *k_lines, &mut *v_lines, &mut *k_steps].into_iter().for_each(|words| words.fill(0));
+        if depth_padded > depth || value_padded > value {
+            q_right.fill(0);
+            dout_right.fill(0);
+        }
         let mut queries = PackedQueries { q_left, dout_left, q_right, dout_right };
         let mut keys = PackedKeys { count: 0, k_lines, v_lines, k_steps };
         let mut work = Work { scores, dp, p, ds, p_stride, across };
@@ -258,7 +284,7 @@ impl<'a> Head<'a> {
 
     /// Words of a block of queries as left operand.
     fn left_block(&self, steps: usize) -> usize {
-        self.pass.blocks.tiles(self.block_rows).count() * self.pass.blocks.left_words(steps)
+        self.pass.blocks.left_words(self.pass.blocks.tiles(self.block_rows), steps)
     }
 
     /// Columns of the queries' gradients: both parts in whole panels.
@@ -324,18 +350,18 @@ impl<'a> Head<'a> {
         for i in 0..tiles.count() {
             let tile = tiles.tile(i);
             let rows = block_rows.start + tile.start..block_rows.start + tile.end;
-            let (elements, count, seen) = (tile.start * KEYS..tile.end * KEYS, tile.len(), self.seen(&rows, start));
-            let operands = tile.start * work.p_stride..tile.end * work.p_stride;
-            let (p, ds) = (&mut work.p[operands.clone()], &mut work.ds[operands]);
+            let (count, seen) = (tile.len(), self.seen(&rows, start));
+            let operands = tile.start * work.p_stride;
+            let (p, ds) = (&mut work.p[operands..], &mut work.ds[operands..]);
             if seen == 0 {
-                p.fill(P::put(0.0));
-                ds.fill(P::put(0.0));
+                p[..count * work.p_stride].fill(P::put(0.0));
+                ds[..count * work.p_stride].fill(P::put(0.0));
                 continue;
             }
-            let (scores, dp) = (&mut work.scores[elements.clone()], &mut work.dp[elements]);
-            let q = (&q_left[i * blocks.left_words(self.depth_steps)..], count);
+            let (scores, dp) = (&mut work.scores[tile.start * KEYS..], &mut work.dp[tile.start * KEYS..]);
+            let q = (blocks.left_tile(q_left, tiles, i, self.depth_steps), count);
             blocks.multiply(q, (keys.k_lines, self.depth_steps), (seen, self.depth_steps), (scores, KEYS), false);
-            let dout = (&dout_left[i * blocks.left_words(self.value_steps)..], count);
+            let dout = (blocks.left_tile(dout_left, tiles, i, self.value_steps), count);
             blocks.multiply(dout, (keys.v_lines, self.value_steps), (seen, self.value_steps), (dp, KEYS), false);
             let seen_first = seen_by(&self.segment, rows.start) - start as isize;
             let statistics = (&self.log_sum_exp[rows.clone()], &self.delta[rows.clone()]);
@@ -380,8 +406,8 @@ impl<'a> Head<'a> {
             let right = &right[block * blocks.right_words(columns, all)..];
             let stride = blocks.padded(columns);
             for i in 0..tiles.count() {
-                let (left, rows) = (&work.across[i * blocks.left_words(steps)..], tiles.tile(i));
-                let into = &mut into[rows.start * stride..rows.end * stride];
+                let (left, rows) = (blocks.left_tile(work.across, tiles, i, steps), tiles.tile(i));
+                let into = &mut into[rows.start * stride..];
                 blocks.multiply((left, rows.len()), (right, steps), (columns, steps), (into, stride), load);
             }
         }
@@ -405,7 +431,7 @@ impl<'a> Head<'a> {
 
     fn write_queries(&self, dq: &[f32]) {
         let (pass, shape, isa) = (self.pass, self.pass.inputs.shape, self.pass.blocks.isa);
-        for (i, dq) in dq.chunks_exact(self.dq_stride()).enumerate() {
+        for (i, dq) in dq.chunks_exact(self.dq_stride()).take(self.segment.query_len).enumerate() {
             let (row, column) = (self.segment.query_start + i, self.head * self.depth);
             let (nope, rope) = (&dq[..shape.nope], &dq[pass.blocks.padded(shape.nope)..][..shape.rope]);
             // SAFETY: the caller's tensor, in which this head's columns of the segment's queries are its own.
@@ -444,6 +470,85 @@ multiversion! {
             if seen < KEYS {
                 p[seen..].fill(P::put(0.0));
                 ds[seen..].fill(P::put(0.0));
+            }
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::super::attention::attention_with;
+    use super::super::{amx, gemm::micro::Micro};
+    use super::*;
+    use crate::device::Device;
+    use crate::kernels::Kernels;
+    use crate::kernels::reference::Reference;
+
+    const SHAPE: AttentionShape = AttentionShape { heads: 2, nope: 19, rope: 6, value: 35, scale: 0.2 };
+
+    /// Products by way of AMX tiles, computed by software.
+    fn blocks() -> Blocks {
+        Blocks::with(Isa::Avx512Bf16, amx::micro(Micro::of(Isa::Avx512Bf16, DType::Bf16), amx::tests::software))
+    }
+
+    fn random(device: Device, shape: [usize; 2], seed: u32) -> Tensor {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f64::from(state >> 8) / f64::from(1 << 23) - 1.0
+        };
+        let values: Vec<_> = (0..shape[0] * shape[1]).map(|_| next()).collect();
+        Tensor::from_f64(device, DType::Bf16, &shape, &values)
+    }
+
+    fn inputs(device: Device, rows: usize) -> [Tensor; 3] {
+        let AttentionShape { heads, nope, rope, value, .. } = SHAPE;
+        let widths = [heads * (nope + rope), heads * (nope + value), rope];
+        [1, 2, 3].map(|i| random(device, [rows, widths[i - 1]], i as u32))
+    }
+
+    #[test]
+    fn both_passes_by_way_of_tiles_agree_with_the_reference() {
+        if !Isa::Avx512Bf16.is_supported() {
+            return; // The layout of its operands belongs to these kernels.
+        }
+        let (lengths, rows) = ([1, 70, 33], 104);
+        let segments = Segment::from_lengths(&lengths);
+        let device = Device::cpu_with(Isa::Avx512Bf16).expect("just asked");
+        let ([q, kv, k_rope], dout) = (inputs(device, rows), random(device, [rows, 70], 4));
+        let fast = || Inputs::new(Isa::Avx512Bf16, (&q, &kv, &k_rope), &SHAPE);
+        let output = attention_with(&blocks(), (&q, &kv), &fast(), &segments);
+        let (dq, dkv, dk_rope) = attention_grad_with(blocks(), (&q, &kv), fast(), &output, &dout, &segments);
+        let plain = Reference.attention(&q, &kv, &k_rope, &SHAPE, &segments);
+        let grads = Reference.attention_grad((&q, &kv, &k_rope), &plain, &dout, &SHAPE, &segments);
+        let pairs = [(output.out, plain.out), (dq, grads.0), (dkv, grads.1), (dk_rope, grads.2)];
+        for (i, (fast, plain)) in pairs.iter().enumerate() {
+            let (fast, plain) = (fast.to_vec_f64(), plain.to_vec_f64());
+            let bound = 1e-2 * plain.iter().fold(0.0f64, |max, x| max.max(x.abs()));
+            for (a, b) in fast.iter().zip(&plain) {
+                assert!((a - b).abs() <= bound, "result {i}: {a} for {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_by_way_of_tiles_give_the_bits_of_one_pass() {
+        if !Isa::Avx512Bf16.is_supported() {
+            return;
+        }
+        let device = Device::cpu_with(Isa::Avx512Bf16).expect("just asked");
+        let [q, kv, k_rope] = inputs(device, 90);
+        let run = |first: usize, end: usize| {
+            let (q, kv, k_rope) = (q.rows(first..end), kv.rows(0..end), k_rope.rows(0..end));
+            let inputs = Inputs::new(Isa::Avx512Bf16, (&q, &kv, &k_rope), &SHAPE);
+            let segment = Segment { query_start: 0, query_len: end - first, key_start: 0, key_len: end };
+            attention_with(&blocks(), (&q, &kv), &inputs, &[segment]).out
+        };
+        let whole = run(0, 90);
+        for chunk in [1, 13, 40] {
+            for first in (0..90).step_by(chunk) {
+                let end = (first + chunk).min(90);
+                assert_eq!(run(first, end).to_bytes(), whole.rows(first..end).to_bytes(), "{first}..{end}");
             }
         }
     }
