@@ -3,10 +3,9 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
-mod attention_blocks;
-mod attention_few;
-mod attention_grad;
 mod cast;
+mod chooser;
+mod dispatch;
 mod elementwise;
 mod fold;
 mod fp8;
@@ -126,7 +125,7 @@ impl Kernels for Simd {
         shape: &AttentionShape,
         segments: &[Segment],
     ) -> (Tensor, Tensor, Tensor) {
-        attention_grad::attention_grad(self.isa, inputs, output, dout, shape, segments)
+        attention::attention_grad(self.isa, inputs, output, dout, shape, segments)
     }
     fn route(&self, logits_TE: &Tensor, bias_E: &Tensor, shape: &RouterShape) -> Routes {
         routing::route(self.isa, logits_TE, bias_E, shape)
@@ -144,13 +143,13 @@ impl Kernels for Simd {
         routing::balance_loss(self.isa, routes, balance, shape)
     }
     fn dispatch(&self, experts_TK: &Tensor, experts: usize) -> Dispatch {
-        routing::dispatch(self.isa, experts_TK, experts)
+        dispatch::dispatch(self.isa, experts_TK, experts)
     }
     fn combine(&self, rows_SD: &Tensor, dispatch: &Dispatch, weights_TK: Option<&Tensor>) -> Tensor {
-        routing::combine(self.isa, rows_SD, dispatch, weights_TK)
+        dispatch::combine(self.isa, rows_SD, dispatch, weights_TK)
     }
     fn row_dot(&self, a_SC: &Tensor, b_SC: &Tensor) -> Tensor {
-        routing::row_dot(self.isa, a_SC, b_SC)
+        dispatch::row_dot(self.isa, a_SC, b_SC)
     }
     fn cross_entropy(&self, logits_CV: &mut Tensor, targets_C: &Tensor, factors_C: &Tensor, grad: bool) -> Tensor {
         loss::cross_entropy(self.isa, logits_CV, targets_C, factors_C, grad)

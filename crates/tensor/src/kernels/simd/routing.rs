@@ -1,12 +1,13 @@
-//! Mixture of experts: scores and choice of experts, sorting by expert, weighted sums of their outputs.
+//! The router: scores, weights of the chosen experts, the balance loss, and their gradients.
 
+use super::chooser::Chooser;
 use super::isa::multiversion;
-use super::lanes::{Real, dot, max, real, sum};
+use super::lanes::{dot, max, sum};
 use super::math::{exp_nonpositive, sigmoid};
 use super::parallel::{empty, for_each_item, rows_per_task};
 use crate::dtype::DType;
 use crate::kernels::simd::Isa;
-use crate::kernels::{Balance, Dispatch, RouterShape, Routes, Scoring};
+use crate::kernels::{Balance, RouterShape, Routes, Scoring};
 use crate::tensor::Tensor;
 
 multiversion! {
@@ -45,28 +46,6 @@ multiversion! {
 }
 
 multiversion! {
-    /// Writes the sum of `width` columns of rows times their weights, in the rows' order.
-    fn add_weighted<A: Real>(x: &[A], rows: &[u32], weights: &[f32], sum: &mut [f32]) {
-        let width = sum.len();
-        sum.fill(0.0);
-        let ((fours, rest), (four_weights, rest_weights)) = (rows.as_chunks::<4>(), weights.as_chunks::<4>());
-        for (rows, w) in fours.iter().zip(four_weights) {
-            let [a, b, c, d] = rows.map(|row| &x[row as usize * width..][..width]);
-            for i in 0..width {
-                let two = b[i].get().mul_add(w[1], a[i].get().mul_add(w[0], sum[i]));
-                sum[i] = d[i].get().mul_add(w[3], c[i].get().mul_add(w[2], two));
-            }
-        }
-        for (row, w) in rest.iter().zip(rest_weights) {
-            let row = &x[*row as usize * width..][..width];
-            for i in 0..width {
-                sum[i] = row[i].get().mul_add(*w, sum[i]);
-            }
-        }
-    }
-}
-
-multiversion! {
     /// Adds the balance loss's gradient with respect to one row of scores.
     fn add_balance_grad(ds: &mut [f32], s: &[f32], frequency: &[f32], alpha: f32) {
         let sum = sum(s);
@@ -74,91 +53,6 @@ multiversion! {
         let factor = alpha / sum;
         for (d, f) in ds.iter_mut().zip(frequency) {
             *d = (f - mean).mul_add(factor, *d);
-        }
-    }
-}
-
-multiversion! {
-    fn dots<A: Real, B: Real>(a: &[A], b: &[B], out: &mut [f32]) {
-        let width = a.len() / out.len();
-        for ((a, b), out) in a.chunks_exact(width).zip(b.chunks_exact(width)).zip(out) {
-            *out = dot(a, b);
-        }
-    }
-}
-
-/// An integer in the order of `f32::total_cmp`.
-#[inline(always)]
-fn order(x: f32) -> i32 {
-    let bits = x.to_bits() as i32;
-    bits ^ ((bits >> 31) as u32 >> 1) as i32
-}
-
-multiversion! {
-    /// Keys that order values, and equal ones by their place, the lower first.
-    fn keys_of(values: &[f32], keys: &mut [i64]) {
-        for (place, (key, value)) in keys.iter_mut().zip(values).enumerate() {
-            *key = i64::from(order(*value)) << 32 | i64::from(!(place as u32));
-        }
-    }
-}
-
-multiversion! {
-    /// The places of the largest keys, largest first.
-    fn largest(keys: &[i64], chosen: &mut [u32]) {
-        let mut last = i64::MAX;
-        for chosen in chosen {
-            // Looking for the largest below the last one needs no marks, for whose writing the reads would wait.
-            let mut largest = i64::MIN;
-            for key in keys {
-                largest = largest.max(if *key < last { *key } else { i64::MIN });
-            }
-            last = largest;
-            *chosen = !(largest as u32);
-        }
-    }
-}
-
-/// Chooses experts for one row after the other; holds the scratch that takes.
-struct Chooser<'a> {
-    isa: Isa,
-    shape: &'a RouterShape,
-    keys: Vec<i64>,
-    group_scores: Vec<f32>,
-    group_keys: Vec<i64>,
-}
-
-impl<'a> Chooser<'a> {
-    fn new(isa: Isa, shape: &'a RouterShape) -> Self {
-        let RouterShape { experts, groups, .. } = *shape;
-        Self { isa, shape, keys: vec![0; experts], group_scores: vec![0.0; groups], group_keys: vec![0; groups] }
-    }
-
-    /// Writes the experts with the highest biased scores among the best groups, best first.
-    fn choose(&mut self, biased: &[f32], chosen: &mut [u32]) {
-        keys_of(self.isa, biased, &mut self.keys);
-        if self.shape.top_groups < self.shape.groups {
-            self.exclude_groups(biased);
-        }
-        largest(self.isa, &self.keys, chosen);
-    }
-
-    /// A group is judged by the sum of its best scores; experts of all but the best groups drop out.
-    fn exclude_groups(&mut self, biased: &[f32]) {
-        let RouterShape { experts, groups, top_groups, group_best, .. } = *self.shape;
-        let size = experts / groups;
-        let mut best = vec![0; group_best.min(size).max(top_groups)];
-        for (keys, score) in self.keys.chunks_exact(size).zip(&mut self.group_scores) {
-            let best = &mut best[..group_best.min(size)];
-            largest(self.isa, keys, best);
-            *score = best.iter().map(|&e| biased[e as usize]).sum();
-        }
-        keys_of(self.isa, &self.group_scores, &mut self.group_keys);
-        largest(self.isa, &self.group_keys, &mut best[..top_groups]);
-        for (group, keys) in self.keys.chunks_exact_mut(size).enumerate() {
-            if !best[..top_groups].contains(&(group as u32)) {
-                keys.fill(i64::MIN);
-            }
         }
     }
 }
@@ -292,66 +186,4 @@ pub fn balance_loss(isa: Isa, routes: &Routes, balance: &Balance, shape: &Router
     let frequencies = Frequencies::new(routes.experts_TK.host(), balance, shape);
     let scores = routes.scores_TE.host::<f32>().chunks_exact(shape.experts).enumerate();
     scores.map(|(row, s)| balance.alpha * mean_frequency(isa, s, frequencies.of_row(row))).sum()
-}
-
-/// See [`crate::kernels::Kernels::dispatch`]: a counting sort.
-pub fn dispatch(isa: Isa, experts_TK: &Tensor, experts: usize) -> Dispatch {
-    let chosen = experts_TK.host::<u32>();
-    let mut dispatch = Dispatch {
-        choice_S: empty(isa, DType::U32, &[chosen.len()]),
-        row_TK: empty(isa, DType::U32, experts_TK.shape()),
-        offsets: empty(isa, DType::U32, &[experts + 1]),
-    };
-    let offsets = dispatch.offsets.host_mut::<u32>();
-    offsets.fill(0);
-    chosen.iter().for_each(|&e| offsets[e as usize + 1] += 1);
-    (0..experts).for_each(|e| offsets[e + 1] += offsets[e]);
-    let mut next = offsets[..experts].to_vec();
-    let (choices, rows) = (dispatch.choice_S.host_mut::<u32>(), dispatch.row_TK.host_mut::<u32>());
-    for (choice, (&e, row)) in chosen.iter().zip(rows).enumerate() {
-        *row = next[e as usize];
-        choices[*row as usize] = choice as u32;
-        next[e as usize] += 1;
-    }
-    dispatch
-}
-
-/// See [`crate::kernels::Kernels::combine`].
-pub fn combine(isa: Isa, rows_SD: &Tensor, dispatch: &Dispatch, weights_TK: Option<&Tensor>) -> Tensor {
-    let ([_, width], [tokens, top_k]) = (rows_SD.dims(), dispatch.row_TK.dims());
-    let mut out = empty(isa, DType::F32, &[tokens, width]);
-    if out.is_empty() {
-        return out;
-    }
-    let (rows, weights, ones) = (dispatch.row_TK.host::<u32>(), weights_TK.map(Tensor::host::<f32>), vec![1.0; top_k]);
-    let task_rows = rows_per_task(width * top_k);
-    real!(rows_SD.dtype(), A => {
-        let x = rows_SD.host::<A>();
-        for_each_item(out.host_mut::<f32>().chunks_mut(task_rows * width), |task, out| {
-            for (i, out) in out.chunks_exact_mut(width).enumerate() {
-                let choices = (task * task_rows + i) * top_k..(task * task_rows + i + 1) * top_k;
-                let weights = weights.map_or(&ones[..], |weights| &weights[choices.clone()]);
-                add_weighted(isa, x, &rows[choices], weights, out);
-            }
-        });
-    });
-    out
-}
-
-/// See [`crate::kernels::Kernels::row_dot`].
-pub fn row_dot(isa: Isa, a_SC: &Tensor, b_SC: &Tensor) -> Tensor {
-    let [rows, width] = a_SC.dims();
-    assert_eq!(a_SC.shape(), b_SC.shape(), "row_dot: shapes differ");
-    let mut out = empty(isa, DType::F32, &[rows]);
-    if width == 0 {
-        out.host_mut::<f32>().fill(0.0);
-        return out;
-    }
-    let task_rows = rows_per_task(width);
-    real!(a_SC.dtype(), A => real!(b_SC.dtype(), B => {
-        let inputs = a_SC.host::<A>().chunks(task_rows * width).zip(b_SC.host::<B>().chunks(task_rows * width));
-        let outputs = out.host_mut::<f32>().chunks_mut(task_rows);
-        for_each_item(inputs.zip(outputs), |_, ((a, b), out)| dots(isa, a, b, out));
-    }));
-    out
 }

@@ -1,145 +1,24 @@
-//! The backward pass of attention: scores are computed again from the logarithms of the denominators.
-//!
-//! A task is one head of one segment. It goes through blocks of keys and, for each, through the blocks of queries
-//! that see them. Every gradient element is one chain of multiply-adds over ascending queries or keys of its own
-//! segment. With bf16 inputs probabilities and their gradients are rounded to bf16, as operands of products.
+//! One head of one segment on its way backward.
 
 #![expect(unsafe_code, reason = "tasks write the columns of their head")]
 
 use std::ops::Range;
 
-use super::attention_blocks::{Blocks, Columns, Inputs, KEYS, Scratch, Steps, check_segments};
-use super::gemm::words::{Numbers, Operand, Order};
-use super::isa::multiversion;
-use super::lanes::{Real, dot, real};
-use super::math::exp_nonpositive;
-use super::parallel::{empty, for_each_item, rows_per_task};
-use crate::dtype::{Bf16, DType};
-use crate::kernels::simd::Isa;
-use crate::kernels::{AttentionOutput, AttentionShape, Segment};
-use crate::pool;
-use crate::tensor::Tensor;
+use super::KEYS;
+use super::backward::Pass;
+use super::blocks::Steps;
+use super::memory::Scratch;
+use crate::kernels::Segment;
+use crate::kernels::simd::gemm::words::{Numbers, Operand, Order};
+use crate::kernels::simd::isa::multiversion;
+use crate::kernels::simd::lanes::Real;
+use crate::kernels::simd::math::exp_nonpositive;
 
 /// Rows in a block of queries, at most.
 const QUERY_ROWS: usize = 64;
 
-/// See [`crate::kernels::Kernels::attention_grad`].
-pub fn attention_grad(
-    isa: Isa,
-    (q, kv, k_rope): (&Tensor, &Tensor, &Tensor),
-    output: &AttentionOutput,
-    dout: &Tensor,
-    shape: &AttentionShape,
-    segments: &[Segment],
-) -> (Tensor, Tensor, Tensor) {
-    let inputs = Inputs::new(isa, (q, kv, k_rope), shape);
-    let blocks = Blocks::new(isa, inputs.q.dtype());
-    attention_grad_with(blocks, (q, kv), inputs, output, dout, segments)
-}
-
-/// Gradients by way of some micro-kernel.
-fn attention_grad_with(
-    blocks: Blocks,
-    (q, kv): (&Tensor, &Tensor),
-    inputs: Inputs,
-    output: &AttentionOutput,
-    dout: &Tensor,
-    segments: &[Segment],
-) -> (Tensor, Tensor, Tensor) {
-    let (isa, shape) = (blocks.isa, &inputs.shape.clone());
-    let (queries, keys) = (q.shape()[0], kv.shape()[0]);
-    assert_eq!(output.out.shape(), [queries, shape.heads * shape.value], "attention_grad: shape of the output");
-    assert_eq!(dout.shape(), output.out.shape(), "attention_grad: shape of the output's gradient");
-    let (all_queries, all_keys) = check_segments(segments, queries, keys, true);
-    let new = |covered: bool, dtype: DType, shape: &[usize]| {
-        let out = empty(isa, dtype, shape);
-        if covered { out } else { Tensor::zeros(out.device(), dtype, shape) }
-    };
-    let mut dq = new(all_queries, q.dtype(), q.shape());
-    let mut dkv = new(all_keys, kv.dtype(), kv.shape());
-    let mut dk_rope_heads = new(all_keys, DType::F32, &[shape.heads * keys, shape.rope]);
-    let delta_TH = deltas(isa, &output.out, dout, shape);
-    let pass = Pass {
-        blocks,
-        dout,
-        log_sum_exp: output.log_sum_exp_TH.host(),
-        delta: delta_TH.host(),
-        keys,
-        dq: Columns::of(&mut dq),
-        dkv: Columns::of(&mut dkv),
-        dk_rope: Columns::of(&mut dk_rope_heads),
-        inputs,
-    };
-    let mut tasks: Vec<_> = segments.iter().flat_map(|s| (0..shape.heads).map(move |h| (*s, h))).collect();
-    tasks.sort_by_key(|(segment, _)| std::cmp::Reverse(segment.query_len * segment.key_len));
-    pool::for_each(tasks.len(), &|i| {
-        let head = Head::new(&pass, tasks[i].0, tasks[i].1);
-        if pass.blocks.rounds_left() { head.run::<Bf16>() } else { head.run::<f32>() }
-    });
-    let dk_rope = sum_heads(isa, &dk_rope_heads, shape.heads);
-    (dq, dkv, dk_rope)
-}
-
-multiversion! {
-    fn row_dots<A: Real, B: Real>(a: &[A], b: &[B], width: usize, out: &mut [f32]) {
-        for ((a, b), out) in a.chunks_exact(width).zip(b.chunks_exact(width)).zip(out) {
-            *out = dot(a, b);
-        }
-    }
-}
-
-/// Dot products of each head's output with its gradient, `[T, H]`.
-fn deltas(isa: Isa, out: &Tensor, dout: &Tensor, shape: &AttentionShape) -> Tensor {
-    let [rows, width] = out.dims();
-    let mut delta = empty(isa, DType::F32, &[rows, shape.heads]);
-    let task_rows = rows_per_task(width);
-    real!(out.dtype(), A => real!(dout.dtype(), B => {
-        let inputs = out.host::<A>().chunks(task_rows * width).zip(dout.host::<B>().chunks(task_rows * width));
-        let outputs = delta.host_mut::<f32>().chunks_mut(task_rows * shape.heads);
-        for_each_item(inputs.zip(outputs), |_, ((a, b), delta)| row_dots(isa, a, b, shape.value, delta));
-    }));
-    delta
-}
-
-multiversion! {
-    fn add(sum: &mut [f32], x: &[f32]) {
-        for (sum, x) in sum.iter_mut().zip(x) {
-            *sum += x;
-        }
-    }
-}
-
-/// Adds up the heads' gradients of the rotary keys, heads ascending.
-fn sum_heads(isa: Isa, dk_rope_heads: &Tensor, heads: usize) -> Tensor {
-    let [rows, rope] = dk_rope_heads.dims();
-    let mut sum = empty(isa, DType::F32, &[rows / heads, rope]);
-    let (parts, len) = (dk_rope_heads.host::<f32>(), sum.len());
-    let piece = rows_per_task(heads).max(1);
-    for_each_item(sum.host_mut::<f32>().chunks_mut(piece), |task, sum| {
-        let first = task * piece;
-        sum.copy_from_slice(&parts[first..][..sum.len()]);
-        (1..heads).for_each(|h| add(isa, sum, &parts[h * len + first..][..sum.len()]));
-    });
-    sum
-}
-
-/// What all tasks share.
-struct Pass<'a> {
-    blocks: Blocks,
-    inputs: Inputs,
-    dout: &'a Tensor,
-    log_sum_exp: &'a [f32],
-    delta: &'a [f32],
-    /// Rows of keys in the batch.
-    keys: usize,
-    dq: Columns,
-    dkv: Columns,
-    /// One matrix of rotary keys below the other, by head.
-    dk_rope: Columns,
-}
-
 /// One head of one segment.
-struct Head<'a> {
+pub struct Head<'a> {
     pass: &'a Pass<'a>,
     segment: Segment,
     head: usize,
@@ -195,7 +74,8 @@ struct Sums<'m> {
 }
 
 impl<'a> Head<'a> {
-    fn new(pass: &'a Pass<'a>, segment: Segment, head: usize) -> Self {
+    /// One of `pass`'s tasks.
+    pub fn new(pass: &'a Pass<'a>, segment: Segment, head: usize) -> Self {
         let (shape, blocks) = (pass.inputs.shape, &pass.blocks);
         let rows = segment.query_start..segment.query_start + segment.query_len;
         let statistic = |x: &[f32]| rows.clone().map(|row| x[row * shape.heads + head]).collect();
@@ -214,7 +94,7 @@ impl<'a> Head<'a> {
     }
 
     /// Computes all of it. Probabilities and their gradients become operands of products as `P`.
-    fn run<P: Real>(&self) {
+    pub fn run<P: Real>(&self) {
         let (blocks, shape, count) = (&self.pass.blocks, self.pass.inputs.shape, self.segment.query_len);
         let (depth, value, rows) = (self.depth, self.value, self.block_rows);
         let query_blocks = count.div_ceil(rows);
@@ -470,85 +350,6 @@ multiversion! {
             if seen < KEYS {
                 p[seen..].fill(P::put(0.0));
                 ds[seen..].fill(P::put(0.0));
-            }
-        }
-    }
-}
-
-#[cfg(all(test, target_arch = "x86_64"))]
-mod tests {
-    use super::super::attention::attention_with;
-    use super::super::{amx, gemm::micro::Micro};
-    use super::*;
-    use crate::device::Device;
-    use crate::kernels::Kernels;
-    use crate::kernels::reference::Reference;
-
-    const SHAPE: AttentionShape = AttentionShape { heads: 2, nope: 19, rope: 6, value: 35, scale: 0.2 };
-
-    /// Products by way of AMX tiles, computed by software.
-    fn blocks() -> Blocks {
-        Blocks::with(Isa::Avx512Bf16, amx::micro(Micro::of(Isa::Avx512Bf16, DType::Bf16), amx::tests::software))
-    }
-
-    fn random(device: Device, shape: [usize; 2], seed: u32) -> Tensor {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            f64::from(state >> 8) / f64::from(1 << 23) - 1.0
-        };
-        let values: Vec<_> = (0..shape[0] * shape[1]).map(|_| next()).collect();
-        Tensor::from_f64(device, DType::Bf16, &shape, &values)
-    }
-
-    fn inputs(device: Device, rows: usize) -> [Tensor; 3] {
-        let AttentionShape { heads, nope, rope, value, .. } = SHAPE;
-        let widths = [heads * (nope + rope), heads * (nope + value), rope];
-        [1, 2, 3].map(|i| random(device, [rows, widths[i - 1]], i as u32))
-    }
-
-    #[test]
-    fn both_passes_by_way_of_tiles_agree_with_the_reference() {
-        if !Isa::Avx512Bf16.is_supported() {
-            return; // The layout of its operands belongs to these kernels.
-        }
-        let (lengths, rows) = ([1, 70, 33], 104);
-        let segments = Segment::from_lengths(&lengths);
-        let device = Device::cpu_with(Isa::Avx512Bf16).expect("just asked");
-        let ([q, kv, k_rope], dout) = (inputs(device, rows), random(device, [rows, 70], 4));
-        let fast = || Inputs::new(Isa::Avx512Bf16, (&q, &kv, &k_rope), &SHAPE);
-        let output = attention_with(&blocks(), (&q, &kv), &fast(), &segments);
-        let (dq, dkv, dk_rope) = attention_grad_with(blocks(), (&q, &kv), fast(), &output, &dout, &segments);
-        let plain = Reference.attention(&q, &kv, &k_rope, &SHAPE, &segments);
-        let grads = Reference.attention_grad((&q, &kv, &k_rope), &plain, &dout, &SHAPE, &segments);
-        let pairs = [(output.out, plain.out), (dq, grads.0), (dkv, grads.1), (dk_rope, grads.2)];
-        for (i, (fast, plain)) in pairs.iter().enumerate() {
-            let (fast, plain) = (fast.to_vec_f64(), plain.to_vec_f64());
-            let bound = 1e-2 * plain.iter().fold(0.0f64, |max, x| max.max(x.abs()));
-            for (a, b) in fast.iter().zip(&plain) {
-                assert!((a - b).abs() <= bound, "result {i}: {a} for {b}");
-            }
-        }
-    }
-
-    #[test]
-    fn chunks_by_way_of_tiles_give_the_bits_of_one_pass() {
-        if !Isa::Avx512Bf16.is_supported() {
-            return;
-        }
-        let device = Device::cpu_with(Isa::Avx512Bf16).expect("just asked");
-        let [q, kv, k_rope] = inputs(device, 90);
-        let run = |first: usize, end: usize| {
-            let (q, kv, k_rope) = (q.rows(first..end), kv.rows(0..end), k_rope.rows(0..end));
-            let inputs = Inputs::new(Isa::Avx512Bf16, (&q, &kv, &k_rope), &SHAPE);
-            let segment = Segment { query_start: 0, query_len: end - first, key_start: 0, key_len: end };
-            attention_with(&blocks(), (&q, &kv), &inputs, &[segment]).out
-        };
-        let whole = run(0, 90);
-        for chunk in [1, 13, 40] {
-            for first in (0..90).step_by(chunk) {
-                let end = (first + chunk).min(90);
-                assert_eq!(run(first, end).to_bytes(), whole.rows(first..end).to_bytes(), "{first}..{end}");
             }
         }
     }

@@ -6,11 +6,11 @@
 
 #![expect(unsafe_code, reason = "intrinsics on slices; chosen only where the CPU has the instructions")]
 
-use super::gemm::words::{Numbers, Operand};
-use super::isa::multiversion;
-use super::lanes::Real;
 use crate::dtype::Bf16;
 use crate::kernels::simd::Isa;
+use crate::kernels::simd::gemm::words::{Numbers, Operand};
+use crate::kernels::simd::isa::multiversion;
+use crate::kernels::simd::lanes::Real;
 
 /// Most queries for which this is faster than packing.
 pub const FEW: usize = 3;

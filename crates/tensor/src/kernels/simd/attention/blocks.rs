@@ -1,128 +1,19 @@
-//! What both passes of attention share: the inputs by head, and products of packed blocks.
+//! Products of packed blocks, which both passes share.
 //!
-//! Products run on the matrix kernels of [`super::gemm`]: an element is one chain of multiply-adds over
-//! ascending depth, so neither the size of a block nor its place shows in the bits.
+//! They run on the matrix kernels of [`crate::kernels::simd::gemm`]: an element is one chain of multiply-adds over
+//! ascending depth (on a matrix unit, of its steps), so neither the size of a block nor its place shows in the bits.
 
-#![expect(unsafe_code, reason = "calls micro-kernels on packed slices, and heads write interleaved columns")]
+#![expect(unsafe_code, reason = "calls micro-kernels on packed slices")]
 
 use std::ops::Range;
 
-use super::cast::cast;
-use super::gemm::micro::{Micro, Run};
-use super::gemm::panels::{Matrix, pack_turned};
-use super::gemm::product::packed_row_words;
-use super::gemm::words::{Numbers, Operand, Order, Target, Word};
-use super::isa::multiversion;
-use super::lanes::{Real, real};
-use crate::dtype::{Bf16, DType, Element};
+use crate::dtype::DType;
 use crate::kernels::simd::Isa;
-use crate::kernels::{AttentionShape, Segment};
-use crate::storage::Buffer;
-use crate::tensor::Tensor;
-
-/// Keys in a block, counted from the segment's first key. Part of the arithmetic: a running maximum is updated
-/// once per block.
-pub const KEYS: usize = 64;
-
-/// Queries, keys and values in one dtype.
-pub struct Inputs {
-    /// `[T, H * (nope + rope)]`.
-    pub q: Tensor,
-    /// `[S, H * (nope + value)]`.
-    pub kv: Tensor,
-    /// `[S, rope]`.
-    pub k_rope: Tensor,
-    /// Head geometry.
-    pub shape: AttentionShape,
-}
-
-impl Inputs {
-    /// Checks shapes; inputs of different dtypes are all widened.
-    pub fn new(isa: Isa, (q, kv, k_rope): (&Tensor, &Tensor, &Tensor), shape: &AttentionShape) -> Self {
-        let AttentionShape { heads, nope, rope, value, .. } = *shape;
-        assert_eq!(q.dims::<2>()[1], heads * (nope + rope), "attention: q {q:?} for {shape:?}");
-        assert_eq!(kv.dims::<2>()[1], heads * (nope + value), "attention: kv {kv:?} for {shape:?}");
-        assert_eq!(k_rope.shape(), [kv.shape()[0], rope], "attention: k_rope {k_rope:?} for {shape:?}");
-        assert!(nope + rope > 0 && value > 0, "attention: empty heads in {shape:?}");
-        let dtype = if kv.dtype() == q.dtype() && k_rope.dtype() == q.dtype() { q.dtype() } else { DType::F32 };
-        let alike = |x: &Tensor| if x.dtype() == dtype { x.clone() } else { cast(isa, x, dtype) };
-        Self { q: alike(q), kv: alike(kv), k_rope: alike(k_rope), shape: *shape }
-    }
-
-    /// The two parts of a head's queries from `first` on, without position and rotary, and their widths.
-    pub fn queries(&self, h: usize, first: usize, order: Order) -> [(Operand<'_>, usize); 2] {
-        let AttentionShape { heads, nope, rope, .. } = self.shape;
-        let (stride, start) = (heads * (nope + rope), h * (nope + rope));
-        let part = |column| operand(&self.q, stride, first, start + column, order);
-        [(part(0), nope), (part(nope), rope)]
-    }
-
-    /// The two parts of a head's keys.
-    pub fn keys(&self, h: usize, first: usize, order: Order) -> [(Operand<'_>, usize); 2] {
-        let AttentionShape { heads, nope, rope, value, .. } = self.shape;
-        let plain = operand(&self.kv, heads * (nope + value), first, h * (nope + value), order);
-        [(plain, nope), (operand(&self.k_rope, rope, first, 0, order), rope)]
-    }
-
-    /// A head's values.
-    pub fn values(&self, h: usize, first: usize, order: Order) -> Operand<'_> {
-        let AttentionShape { heads, nope, value, .. } = self.shape;
-        operand(&self.kv, heads * (nope + value), first, h * (nope + value) + nope, order)
-    }
-
-    /// Asks for a head's keys and values ahead of their use: the rows of one head lie too far apart for the
-    /// hardware to notice that they follow each other.
-    pub fn prefetch(&self, h: usize, rows: Range<usize>) {
-        let AttentionShape { heads, nope, value, .. } = self.shape;
-        real!(self.kv.dtype(), T => {
-            let kv = self.kv.host::<T>();
-            for row in rows {
-                prefetch(&kv[(row * heads + h) * (nope + value)..][..nope + value]);
-            }
-        });
-    }
-}
-
-/// Rows of `x` (`stride` wide) from `first` on, without the columns before `column`.
-fn operand(x: &Tensor, stride: usize, first: usize, column: usize, order: Order) -> Operand<'_> {
-    // Past the last element only where there is nothing to read.
-    let start = (first * stride + column).min(x.len());
-    Operand { numbers: Numbers::of(x).from(start), stride, order }
-}
-
-/// Asks for the cache lines of a slice.
-fn prefetch<T>(x: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in x.chunks(64 / size_of::<T>()) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint about an address inside the slice; every x86-64 CPU has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = x;
-}
-
-/// Panics unless the segments lie inside their tensors and no two share a query. `keys_too`: nor a key.
-/// Returns whether they cover all queries and all keys.
-pub fn check_segments(segments: &[Segment], queries: usize, keys: usize, keys_too: bool) -> (bool, bool) {
-    for segment in segments {
-        assert!(segment.query_len <= segment.key_len, "{segment:?}: more queries than keys");
-        let ends = (segment.query_start + segment.query_len, segment.key_start + segment.key_len);
-        assert!(ends.0 <= queries && ends.1 <= keys, "{segment:?}: only {queries} queries and {keys} keys");
-    }
-    let disjoint = |mut ranges: Vec<(usize, usize)>| {
-        ranges.sort_unstable();
-        ranges.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0)
-    };
-    let query_ranges = segments.iter().map(|s| (s.query_start, s.query_len)).filter(|range| range.1 > 0).collect();
-    assert!(disjoint(query_ranges), "attention: segments share queries");
-    if keys_too {
-        let key_ranges = segments.iter().map(|s| (s.key_start, s.key_len)).filter(|range| range.1 > 0).collect();
-        assert!(disjoint(key_ranges), "attention_grad: segments share keys; give each its own copy");
-    }
-    let sum = |len: fn(&Segment) -> usize| segments.iter().map(len).sum::<usize>();
-    (sum(|s| s.query_len) == queries, sum(|s| s.key_len) == keys)
-}
+use crate::kernels::simd::gemm::micro::{Micro, Run};
+use crate::kernels::simd::gemm::panels::{Matrix, pack_turned};
+use crate::kernels::simd::gemm::product::packed_row_words;
+use crate::kernels::simd::gemm::words::{Operand, Order, Target, Word};
+use crate::kernels::simd::lanes::Real;
 
 /// Rows cut into tiles that a micro-kernel takes at once.
 #[derive(Clone, Copy)]
@@ -356,79 +247,6 @@ impl Blocks {
                     Some(run) => run(rows, steps, (left, left_stride), right, c, stride, load),
                     None => run(rows, steps, left, right, c, stride, load),
                 }
-            }
-        }
-    }
-}
-
-multiversion! {
-    fn round(x: &[f32], out: &mut [Bf16]) {
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = Bf16::from_f32(*x);
-        }
-    }
-}
-
-/// Working memory of a task, handed out piece by piece; contents are arbitrary.
-pub struct Scratch(Buffer);
-
-impl Scratch {
-    /// Memory for pieces of these sizes, in words.
-    pub fn new(pieces: &[usize]) -> Self {
-        let words: usize = pieces.iter().map(|piece| piece.next_multiple_of(16)).sum();
-        Self(Buffer::recycled(words * size_of::<u32>()))
-    }
-
-    /// The pieces as integers (packed operands) or floats.
-    pub fn split<T: Element, const N: usize>(&mut self, pieces: [usize; N]) -> [&mut [T]; N] {
-        let mut rest = self.0.slice_mut::<T>();
-        pieces.map(|piece| {
-            let (mine, others) = std::mem::take(&mut rest).split_at_mut(piece.next_multiple_of(16));
-            rest = others;
-            &mut mine[..piece]
-        })
-    }
-}
-
-/// A matrix whose rows are shared by tasks, each of which writes columns of its own.
-pub struct Columns {
-    at: Start,
-    rows: usize,
-    width: usize,
-}
-
-/// First element of a matrix.
-enum Start {
-    F32(*mut f32),
-    Bf16(*mut Bf16),
-}
-// SAFETY: tasks write disjoint parts (see `write`).
-unsafe impl Sync for Columns {}
-
-impl Columns {
-    /// The matrix `x`, which the caller keeps alive and leaves alone meanwhile.
-    pub fn of(x: &mut Tensor) -> Self {
-        let [rows, width] = x.dims();
-        let at = match x.dtype() {
-            DType::F32 => Start::F32(x.host_mut::<f32>().as_mut_ptr()),
-            DType::Bf16 => Start::Bf16(x.host_mut::<Bf16>().as_mut_ptr()),
-            other => panic!("attention on this device gives f32 or bf16, not {other:?}"),
-        };
-        Self { at, rows, width }
-    }
-
-    /// Rounds `values` into columns of a row.
-    ///
-    /// # Safety
-    /// The matrix is alive, and no two threads write the same element.
-    pub unsafe fn write(&self, isa: Isa, row: usize, column: usize, values: &[f32]) {
-        assert!(row < self.rows && column + values.len() <= self.width);
-        let start = row * self.width + column;
-        // SAFETY: inside the matrix, and the caller's promise.
-        unsafe {
-            match self.at {
-                Start::F32(at) => std::slice::from_raw_parts_mut(at.add(start), values.len()).copy_from_slice(values),
-                Start::Bf16(at) => round(isa, values, std::slice::from_raw_parts_mut(at.add(start), values.len())),
             }
         }
     }
