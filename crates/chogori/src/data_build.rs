@@ -20,7 +20,7 @@ pub struct Args {
 enum Command {
     /// Build tokenizer and token stores from a recipe's corpus; runs use the folder as `data.corpus`
     Build {
-        /// The recipe whose [tokenizer] and [data] are used
+        /// The recipe whose `tokenizer` and `data` sections are used
         recipe: PathBuf,
         /// The folder to fill
         #[arg(short, long)]
