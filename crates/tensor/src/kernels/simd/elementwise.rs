@@ -43,34 +43,40 @@ multiversion! {
 }
 
 multiversion! {
-    /// Sum of x or of x² in 32 f64 lanes.
+    /// Sum of x or of x² in f64, eight lanes for each quarter: memory is read faster in several places at once.
     fn block_sum<A: Real>(x: &[A], squared: bool) -> f64 {
-        let mut lanes = [0.0f64; 32];
-        let (blocks, rest) = x.as_chunks::<32>();
-        if squared {
-            for block in blocks {
-                for i in 0..32 {
-                    let x = f64::from(block[i].get());
-                    lanes[i] = x.mul_add(x, lanes[i]);
-                }
-            }
-        } else {
-            for block in blocks {
-                for i in 0..32 {
-                    lanes[i] += f64::from(block[i].get());
+        let (octets, rest) = x.as_chunks::<8>();
+        let quarter = octets.len() / 4;
+        let mut lanes = [[0.0f64; 8]; 4];
+        for i in 0..quarter {
+            for (part, lanes) in lanes.iter_mut().enumerate() {
+                let x = &octets[part * quarter + i];
+                for j in 0..8 {
+                    lanes[j] += weigh(x[j], squared);
                 }
             }
         }
         let mut sum = 0.0;
-        for lane in lanes {
+        for lane in lanes.as_flattened() {
             sum += lane;
         }
+        for octet in &octets[4 * quarter..] {
+            for x in octet {
+                sum += weigh(*x, squared);
+            }
+        }
         for x in rest {
-            let x = f64::from(x.get());
-            sum += if squared { x * x } else { x };
+            sum += weigh(*x, squared);
         }
         sum
     }
+}
+
+/// x or x².
+#[inline(always)]
+fn weigh<A: Real>(x: A, squared: bool) -> f64 {
+    let x = f64::from(x.get());
+    if squared { x * x } else { x }
 }
 
 /// See [`crate::kernels::Kernels::add`].

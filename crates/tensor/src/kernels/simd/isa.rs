@@ -63,7 +63,8 @@ impl Isa {
 ///
 /// The body is plain Rust over slices; the compiler vectorises it with what each set offers. Fused
 /// multiply-adds are written as `f32::mul_add` and sums go over a fixed number of lanes, so that all sets
-/// give the same bits.
+/// give the same bits. Loops are `for` loops, and helpers `#[inline(always)]`: closures given to iterators may be
+/// compiled apart, without the set's instructions.
 macro_rules! multiversion {
     (
         $(#[$meta:meta])*
