@@ -2,7 +2,7 @@
 //!
 //! Operations are methods of [`Tape`] in [`crate::ops`]. Each computes its result at once and, on a recording
 //! tape, leaves a closure for its backward. A closure gives input gradients immediately and hands its
-//! weight-gradient half to [`Backward::weights`], where it runs at once or is queued: Kimi K2's pipeline
+//! weight-gradient half to `Backward::weights`, where it runs at once or is queued: Kimi K2's pipeline
 //! schedule runs that half while it waits for its neighbours (arXiv 2507.20534, section 2.4.2).
 
 use std::cell::RefCell;
