@@ -98,7 +98,7 @@ fn combinations_that_cannot_run_are_refused() {
     check(&["schedule.kind=cosine"], "remove this key");
     check(&["schedule.decay_steps="], "missing key `schedule.decay_steps`");
     check(&["batch.sequence_length=4096"], "exceed model.max_position_embeddings = 512");
-    check(&["model.vocab_size=300"], "4096 ids do not fit into model.vocab_size = 300");
+    check(&["model.vocab_size=300"], "2048 ids do not fit into model.vocab_size = 300");
     check(&["model.hidden_act=gelu"], "`model`: config.json: hidden_act");
     check(&["model.config=no-such-file.json"], "no-such-file.json");
 }
